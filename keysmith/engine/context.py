@@ -1,0 +1,96 @@
+"""What every part of the engine stands on: the store, the clock, and whose objects exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from keysmith.clock import Clock
+from keysmith.engine.hooks import Hooks
+from keysmith.errors import (
+    KeyNotFoundError,
+    PolicyNotFoundError,
+    ScopeNotFoundError,
+    TenantMismatchError,
+)
+from keysmith.models import Key, Policy, Scope
+from keysmith.models.base import Owned, moment
+from keysmith.raw_keys import Hasher, KeyGenerator
+from keysmith.stores.base import Store
+
+OwnedT = TypeVar("OwnedT", bound=Owned)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """Whose objects exist for a caller: everybody's, one tenant's, or one app's of a tenant."""
+
+    tenant_id: str | None = None
+    app_id: str | None = None
+
+    def owns(self, entity: Owned) -> bool:
+        """Whether the object exists for this caller."""
+        return self.tenant_id in (None, entity.tenant_id) and self.app_id in (None, entity.app_id)
+
+    def stamp(self, data: OwnedT) -> OwnedT:
+        """The same request, for this caller. Raises `TenantMismatchError` if it names another."""
+        bound = {name: value for name, value in self.filters().items() if value is not None}
+        if not bound:
+            return data
+        for name, value in bound.items():
+            if name in data.model_fields_set and getattr(data, name) != value:
+                raise TenantMismatchError
+        return data.model_copy(update=bound)
+
+    def filters(self) -> dict[str, str | None]:
+        """The filters that leave only this caller's objects."""
+        return {"tenant_id": self.tenant_id, "app_id": self.app_id}
+
+    def narrow(self, filters: dict[str, Any]) -> dict[str, Any] | None:
+        """The filters within this caller's objects; `None` if they ask for somebody else's."""
+        narrowed = dict(filters)
+        for name, value in self.filters().items():
+            if value is None:
+                continue
+            if narrowed.get(name) not in (None, value):
+                return None
+            narrowed[name] = value
+        return narrowed
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the parts of an engine share."""
+
+    store: Store
+    clock: Clock
+    hasher: Hasher
+    generator: KeyGenerator
+    hooks: Hooks
+    tenancy: Tenancy
+
+    def now(self) -> datetime:
+        """The present, by the engine's clock. Raises `ValidationError` if the clock is naive."""
+        return moment(self.clock())
+
+    def key(self, key_id: str, *, for_update: bool = False) -> Key:
+        """The caller's key. Raises `KeyNotFoundError`."""
+        key = self.store.keys.get(key_id, for_update=for_update)
+        if not self.tenancy.owns(key):
+            raise KeyNotFoundError
+        return key
+
+    def policy(self, policy_id: str, *, for_update: bool = False) -> Policy:
+        """The caller's policy. Raises `PolicyNotFoundError`."""
+        policy = self.store.policies.get(policy_id, for_update=for_update)
+        if not self.tenancy.owns(policy):
+            raise PolicyNotFoundError
+        return policy
+
+    def scope(self, scope_id: str, *, for_update: bool = False) -> Scope:
+        """The caller's scope. Raises `ScopeNotFoundError`."""
+        scope = self.store.scopes.get(scope_id, for_update=for_update)
+        if not self.tenancy.owns(scope):
+            raise ScopeNotFoundError
+        return scope

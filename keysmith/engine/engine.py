@@ -1,0 +1,337 @@
+"""The engine: every call of the package, each handed on to the part that knows how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, Unpack
+
+from keysmith.clock import Clock, utc_now
+from keysmith.engine.context import Context, Tenancy
+from keysmith.engine.hooks import Hooks, Plugin
+from keysmith.engine.keys import Keys
+from keysmith.engine.lifecycle import Lifecycle
+from keysmith.engine.policies import Policies
+from keysmith.engine.results import CreatedKey, ValidationResult
+from keysmith.engine.rotation import Rotations
+from keysmith.engine.rules import Request
+from keysmith.engine.scopes import Scopes
+from keysmith.engine.validation import Validation
+from keysmith.errors import TenantMismatchError
+from keysmith.models import (
+    Key,
+    KeyCreate,
+    KeyUpdate,
+    Policy,
+    PolicyCreate,
+    PolicyUpdate,
+    Rotation,
+    RotationReason,
+    Scope,
+    ScopeCreate,
+    ScopeUpdate,
+)
+from keysmith.raw_keys import Hasher, KeyGenerator
+from keysmith.stores.base import (
+    KeyFilters,
+    RotationFilters,
+    ScopeFilters,
+    Store,
+    TenantFilters,
+)
+
+
+class Engine:
+    """Issues, validates, rotates and revokes API keys. Safe to share between threads.
+
+    Calls raise `KeysmithError` subclasses, or pydantic's `ValidationError` for input that no store
+    need be asked about. Each change is one transaction, durable when the call returns.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        plugins: Iterable[Plugin] = (),
+        hasher: Hasher | None = None,
+        generator: KeyGenerator | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        """`clock` gives the present as an aware UTC datetime; nothing here asks anyone else."""
+        self._bind(
+            Context(
+                store=store,
+                clock=clock,
+                hasher=hasher or Hasher(),
+                generator=generator or KeyGenerator(),
+                hooks=Hooks(plugins),
+                tenancy=Tenancy(),
+            )
+        )
+
+    def _bind(self, context: Context) -> None:
+        self._context = context
+        self._closed = False
+        self._keys = Keys(context)
+        self._lifecycle = Lifecycle(context)
+        self._policies = Policies(context)
+        self._rotations = Rotations(context)
+        self._scopes = Scopes(context)
+        self._validation = Validation(context, self._lifecycle)
+
+    # ------------------------------------------------------------------ tenants
+
+    @property
+    def store(self) -> Store:
+        """The store underneath, which knows no tenants."""
+        return self._context.store
+
+    @property
+    def tenant_id(self) -> str | None:
+        """The tenant that this engine is bound to; `None` for all."""
+        return self._context.tenancy.tenant_id
+
+    def for_tenant(self, tenant_id: str, *, app_id: str | None = None) -> Engine:
+        """The same calls, for one tenant, and if given one of its apps: no others exist for it.
+
+        Requests that leave out `tenant_id` and `app_id` get these; those that name others raise
+        `TenantMismatchError`. Closing a bound engine does nothing; close the one it came from.
+        """
+        bound = self._context.tenancy
+        if bound.tenant_id not in (None, tenant_id) or bound.app_id not in (None, app_id):
+            raise TenantMismatchError
+        engine = object.__new__(Engine)
+        engine._bind(replace(self._context, tenancy=Tenancy(tenant_id, app_id)))
+        engine._closed = True
+        return engine
+
+    # ------------------------------------------------------------------ keys
+
+    def create_key(self, data: KeyCreate) -> CreatedKey:
+        """Creates a key with its scopes. The raw key is in the answer, and nowhere else, ever.
+
+        Raises `PolicyNotFoundError`, `ScopeNotFoundError` with the unknown `names`,
+        `ScopeNotAllowedError`, `PolicyViolationError` for an expiry that the policy does not allow,
+        and `ValidationError` for one that is past. Nothing is created then.
+        """
+        return self._keys.create(data)
+
+    def import_key(self, data: KeyCreate, *, key_hash: str, hint: str) -> Key:
+        """Takes over a key that was issued elsewhere, of which only the hash is known.
+
+        `key_hash` is what this engine's hasher makes of the raw key, `hint` the raw key's last
+        characters, four at most. Raises what `create_key` raises, and `ConflictError` for a hash
+        that is known already.
+        """
+        return self._keys.import_(data, key_hash, hint)
+
+    def validate_key(
+        self,
+        raw_key: str,
+        *,
+        ip: str | None = None,
+        origin: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        scopes: Iterable[str] = (),
+        cost: int = 1,  # noqa: ARG002
+    ) -> ValidationResult:
+        """Judges a raw key; the first thing that speaks against it is raised.
+
+        `InvalidKeyError` where it is malformed, unknown or of another tenant; `KeySuspendedError`,
+        `KeyRevokedError`, `KeyExpiredError`, all of them `KeyInactiveError`; `IPNotAllowedError`,
+        `OriginNotAllowedError`, `MethodNotAllowedError`, `PathNotAllowedError`, all of them
+        `PolicyViolationError`, also where the policy has such a rule and the request does not say;
+        and `InsufficientScopeError`, with `.missing`, where it is not granted all of `scopes`.
+        """
+        request = Request(ip=ip, origin=origin, method=method, path=path)
+        return self._validation.validate(raw_key, request, scopes)
+
+    def get_key(self, key_id: str) -> Key:
+        """The key with this ID. Raises `KeyNotFoundError`."""
+        return self._keys.get(key_id)
+
+    def list_keys(
+        self, *, limit: int | None = None, after: str | None = None, **filters: Unpack[KeyFilters]
+    ) -> Sequence[Key]:
+        """Keys, newest first. `after` is the last ID of the page before."""
+        return self._keys.list(limit, after, {**filters})
+
+    def count_keys(self, **filters: Unpack[KeyFilters]) -> int:
+        """How many keys there are."""
+        return self._keys.count({**filters})
+
+    def update_key(self, key_id: str, data: KeyUpdate) -> Key:
+        """Changes the fields of a key that are set in `data`.
+
+        Raises `KeyNotFoundError`, `PolicyNotFoundError`, `PolicyViolationError` and
+        `ValidationError` as `create_key` does, and `InvalidStateTransitionError` for a new expiry
+        or policy of a key that is revoked or expired.
+        """
+        return self._keys.update(key_id, data)
+
+    def delete_key(self, key_id: str) -> None:
+        """Removes a key with its history and usage. To only stop it, revoke it."""
+        self._keys.delete(key_id)
+
+    # ------------------------------------------------------------------ life of a key
+
+    def rotate_key(
+        self,
+        key_id: str,
+        *,
+        reason: RotationReason | str = RotationReason.MANUAL,
+        grace: timedelta | None = None,
+        rotated_by: str = "",
+    ) -> CreatedKey:
+        """Gives a key a new secret; the old one goes on working until `grace` has passed.
+
+        `grace` defaults to the policy's `grace_period`, and that to 24 hours. With the reason
+        `"compromise"` there is none, and what earlier rotations had left ends too. Raises
+        `InvalidStateTransitionError` for a key that is revoked or expired.
+        """
+        return self._rotations.rotate(key_id, reason, grace, rotated_by)
+
+    def revoke_key(self, key_id: str, *, reason: str = "") -> Key:
+        """Stops a key for good. Raises `InvalidStateTransitionError` if it is stopped already."""
+        return self._lifecycle.revoke(key_id, reason)
+
+    def suspend_key(self, key_id: str) -> Key:
+        """Stops an active key until it is reactivated, else `InvalidStateTransitionError`."""
+        return self._lifecycle.suspend(key_id)
+
+    def reactivate_key(self, key_id: str) -> Key:
+        """Lets a suspended key work again, else `InvalidStateTransitionError`."""
+        return self._lifecycle.reactivate(key_id)
+
+    def cleanup_expired_keys(self) -> int:
+        """Gives keys whose expiry has passed the state `expired`; tells how many there were.
+
+        Validation refuses them anyway, and by the clock: this is for lists and plugins. Each key is
+        reported to `on_key_expired` once, however many processes clean up.
+        """
+        return self._lifecycle.expire_all()
+
+    def cleanup_grace_expired(self) -> int:
+        """Reports each grace period that has ended to `on_grace_ended`, once; tells how many."""
+        return self._rotations.close_ended()
+
+    def list_rotations(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[RotationFilters],
+    ) -> Sequence[Rotation]:
+        """Rotations, newest first. An engine bound to an app needs the filter `key_id`."""
+        return self._rotations.list(limit, after, {**filters})
+
+    # ------------------------------------------------------------------ policies
+
+    def create_policy(self, data: PolicyCreate) -> Policy:
+        """Creates a policy. Raises `ConflictError` if the tenant has one of this name."""
+        return self._policies.create(data)
+
+    def get_policy(self, policy_id: str) -> Policy:
+        """The policy with this ID. Raises `PolicyNotFoundError`."""
+        return self._policies.get(policy_id)
+
+    def list_policies(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[TenantFilters],
+    ) -> Sequence[Policy]:
+        """Policies, newest first. `after` is the last ID of the page before."""
+        return self._policies.list(limit, after, {**filters})
+
+    def update_policy(self, policy_id: str, data: PolicyUpdate) -> Policy:
+        """Changes the fields of a policy that are set; they count from the next validation on."""
+        return self._policies.update(policy_id, data)
+
+    def delete_policy(self, policy_id: str) -> None:
+        """Removes a policy. Raises `PolicyInUseError` while a key bears it."""
+        self._policies.delete(policy_id)
+
+    # ------------------------------------------------------------------ scopes
+
+    def create_scope(self, data: ScopeCreate) -> Scope:
+        """Creates a scope.
+
+        Raises `ConflictError` if the tenant has one of this name, `ScopeNotFoundError` for an
+        unknown parent, and `ScopeLoopError` for one that lies below the scope by its name.
+        """
+        return self._scopes.create(data)
+
+    def ensure_scopes(self, names: Iterable[str], *, tenant_id: str | None = None) -> list[Scope]:
+        """The scopes of these names, created where there were none: a service's declaration."""
+        return self._scopes.ensure(names, tenant_id)
+
+    def get_scope(self, scope_id: str) -> Scope:
+        """The scope with this ID. Raises `ScopeNotFoundError`."""
+        return self._scopes.get(scope_id)
+
+    def list_scopes(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[ScopeFilters],
+    ) -> Sequence[Scope]:
+        """Scopes, by name. `after` is the last ID of the page before."""
+        return self._scopes.list(limit, after, {**filters})
+
+    def list_key_scopes(self, key_id: str) -> Sequence[Scope]:
+        """The scopes that a key holds itself, by name, without those it is granted by them."""
+        return self._scopes.of_key(key_id)
+
+    def update_scope(self, scope_id: str, data: ScopeUpdate) -> Scope:
+        """Changes a scope's description, parent or metadata; its name is for good.
+
+        Raises `ScopeLoopError` for a parent that lies below the scope.
+        """
+        return self._scopes.update(scope_id, data)
+
+    def delete_scope(self, scope_id: str) -> None:
+        """Removes a scope. Keys lose it; scopes below it by `parent` stand alone."""
+        self._scopes.delete(scope_id)
+
+    def assign_scopes(self, key_id: str, names: Iterable[str]) -> None:
+        """Gives a key scopes; what it holds already stays.
+
+        Raises `ScopeNotFoundError` with the unknown `names`, and `ScopeNotAllowedError` for those
+        that the key's policy does not allow. Nothing is changed then.
+        """
+        self._scopes.assign(key_id, names)
+
+    def remove_scopes(self, key_id: str, names: Iterable[str]) -> None:
+        """Takes scopes from a key. Raises `ScopeNotFoundError` with the unknown `names`."""
+        self._scopes.remove(key_id, names)
+
+    # ------------------------------------------------------------------ the engine itself
+
+    def health(self) -> None:
+        """Raises `StoreUnavailableError` when the store cannot answer."""
+        self._context.store.ping()
+
+    def close(self) -> None:
+        """Fires `on_shutdown` and closes the store. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._context.hooks.fire("on_shutdown")
+        self._context.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,167 @@
+"""Keys: create, import, read, change and delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from keysmith.engine.context import Context
+from keysmith.engine.lifecycle import refuse_final
+from keysmith.engine.results import CreatedKey
+from keysmith.engine.scopes import refuse_unallowed
+from keysmith.errors import (
+    ConflictError,
+    KeysmithError,
+    PolicyNotFoundError,
+    PolicyViolationError,
+    RotationNotFoundError,
+)
+from keysmith.ids import IdPrefix, new_id
+from keysmith.models import Key, KeyCreate, KeyUpdate, Policy
+from keysmith.models.base import invalid
+from keysmith.raw_keys import hint_of
+
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+
+
+class Keys:
+    """The keys of a store, as their tenant sees them."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def create(self, data: KeyCreate) -> CreatedKey:
+        raw_key = self._context.generator.generate(data.prefix, data.environment.value)
+        key = self._add(data, self._context.hasher.hash(raw_key), hint_of(raw_key))
+        return CreatedKey(key, raw_key)
+
+    def import_(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
+        return self._add(data, key_hash, hint)
+
+    def get(self, key_id: str) -> Key:
+        return self._context.key(key_id)
+
+    def list(self, limit: int | None, after: str | None, filters: dict[str, Any]) -> Sequence[Key]:
+        narrowed = self._context.tenancy.narrow(filters)
+        if narrowed is None:
+            return []
+        return self._context.store.keys.list(limit=limit, after=after, **narrowed)
+
+    def count(self, filters: dict[str, Any]) -> int:
+        narrowed = self._context.tenancy.narrow(filters)
+        return 0 if narrowed is None else self._context.store.keys.count(**narrowed)
+
+    def update(self, key_id: str, data: KeyUpdate) -> Key:
+        changes = data.changes()
+        with self._context.store.transaction():
+            now = self._context.now()
+            key = self._context.key(key_id, for_update=True)
+            if "expires_at" in changes or "policy_id" in changes:
+                refuse_final(key, now, "given another expiry or policy")
+                changes["expires_at"] = self._expiry(key, changes, now)
+            for name, value in changes.items():
+                setattr(key, name, value)
+            key.updated_at = now
+            return self._context.store.keys.update(key)
+
+    def delete(self, key_id: str) -> None:
+        with self._context.store.transaction():
+            self._context.key(key_id, for_update=True)
+            self._context.store.keys.delete(key_id)
+
+    def _add(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
+        try:
+            key = self._insert(self._context.tenancy.stamp(data), key_hash, hint)
+        except (KeysmithError, ValidationError) as error:
+            self._context.hooks.fire("on_key_create_failed", data, error)
+            raise
+        self._context.hooks.fire("on_key_created", key)
+        return key
+
+    def _insert(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
+        store = self._context.store
+        with store.transaction():
+            now = self._context.now()
+            policy = self._policy(data.policy_id, data.tenant_id)
+            refuse_unallowed(store, policy, data.scopes)
+            self._refuse_used(key_hash)
+            values = data.model_dump(exclude={"scopes", "expires_at"})
+            key = Key(
+                **values,
+                id=new_id(IdPrefix.KEY, now),
+                key_hash=key_hash,
+                hint=hint,
+                expires_at=bounded_expiry(
+                    data.expires_at, policy, created_at=now, now=now, model=KeyCreate
+                ),
+                created_at=now,
+                updated_at=now,
+            )
+            store.keys.create(key)
+            store.scopes.assign_to_key(key.id, data.scopes)
+            return key
+
+    def _policy(self, policy_id: str | None, tenant_id: str) -> Policy | None:
+        if policy_id is None:
+            return None
+        policy = self._context.policy(policy_id)
+        if policy.tenant_id != tenant_id:
+            raise PolicyNotFoundError
+        return policy
+
+    def _refuse_used(self, key_hash: str) -> None:
+        """A secret that was rotated out never comes back, also not as another key's."""
+        try:
+            self._context.store.rotations.get_by_old_hash(key_hash)
+        except RotationNotFoundError:
+            return
+        raise ConflictError("This secret was rotated out of use; it cannot be imported again.")
+
+    def _expiry(self, key: Key, changes: dict[str, Any], now: datetime) -> datetime | None:
+        policy = self._policy(changes.get("policy_id", key.policy_id), key.tenant_id)
+        if "expires_at" in changes:
+            return bounded_expiry(
+                changes["expires_at"], policy, created_at=key.created_at, now=now, model=KeyUpdate
+            )
+        latest = latest_expiry(policy, key.created_at)
+        if latest is not None and latest <= now:
+            raise PolicyViolationError("The key is older than the policy lets a key become.")
+        return min(filter(None, (key.expires_at, latest)), default=None)
+
+
+def latest_expiry(policy: Policy | None, created_at: datetime) -> datetime | None:
+    """The latest moment at which a key of this policy may expire; `None` for never."""
+    if policy is None or policy.max_key_lifetime is None:
+        return None
+    try:
+        return created_at + policy.max_key_lifetime
+    except OverflowError:
+        return _END_OF_TIME
+
+
+def bounded_expiry(
+    wanted: datetime | None,
+    policy: Policy | None,
+    *,
+    created_at: datetime,
+    now: datetime,
+    model: type[KeyCreate] | type[KeyUpdate],
+) -> datetime | None:
+    """The expiry that was asked for, within the policy's `max_key_lifetime`.
+
+    Raises `ValidationError` for one that is not in the future, and `PolicyViolationError` for one
+    that is later than the policy allows.
+    """
+    latest = latest_expiry(policy, created_at)
+    if wanted is None:
+        wanted = latest
+    if wanted is not None and wanted <= now:
+        raise invalid(model, "expires_at", "must be in the future")
+    if wanted is not None and latest is not None and wanted > latest:
+        raise PolicyViolationError(
+            f"The policy lets a key live until {latest.isoformat()} at the latest."
+        )
+    return wanted

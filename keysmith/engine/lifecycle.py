@@ -1,0 +1,83 @@
+"""The states of a key: which way leads where, and when a key expires by itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from keysmith.engine.context import Context
+from keysmith.errors import InvalidStateTransitionError
+from keysmith.models import Key, KeyState
+
+_WAYS_TO = {
+    KeyState.ACTIVE: {KeyState.SUSPENDED},
+    KeyState.SUSPENDED: {KeyState.ACTIVE},
+    KeyState.REVOKED: {KeyState.ACTIVE, KeyState.SUSPENDED},
+}
+
+
+def state_at(key: Key, now: datetime) -> KeyState:
+    """The key's state, whether or not anybody has written down yet that it has expired."""
+    return KeyState.EXPIRED if not key.state.final and key.expired_at(now) else key.state
+
+
+def refuse_final(key: Key, now: datetime, deed: str) -> None:
+    """Raises `InvalidStateTransitionError` for a revoked or expired key."""
+    state = state_at(key, now)
+    if state.final:
+        raise InvalidStateTransitionError(
+            f"The key is {state.value}, which is final: it cannot be {deed}. Create a new key."
+        )
+
+
+class Lifecycle:
+    """Revoke, suspend, reactivate and expire."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def revoke(self, key_id: str, reason: str) -> Key:
+        key = self._move(key_id, KeyState.REVOKED, "revoked")
+        self._context.hooks.fire("on_key_revoked", key, reason)
+        return key
+
+    def suspend(self, key_id: str) -> Key:
+        key = self._move(key_id, KeyState.SUSPENDED, "suspended")
+        self._context.hooks.fire("on_key_suspended", key)
+        return key
+
+    def reactivate(self, key_id: str) -> Key:
+        key = self._move(key_id, KeyState.ACTIVE, "reactivated")
+        self._context.hooks.fire("on_key_reactivated", key)
+        return key
+
+    def expire(self, key_id: str) -> None:
+        """Writes down that the key has expired, unless somebody else has already."""
+        with self._context.store.transaction():
+            now = self._context.now()
+            key = self._context.key(key_id, for_update=True)
+            if state_at(key, now) is key.state:
+                return
+            key = self._context.store.keys.update_state(key_id, KeyState.EXPIRED, now=now)
+        self._context.hooks.fire("on_key_expired", key)
+
+    def expire_all(self) -> int:
+        """Writes down every expiry that has passed, and tells how many there were."""
+        store = self._context.store
+        with store.transaction():
+            now = self._context.now()
+            due = [key for key in store.keys.list_expired(now) if self._context.tenancy.owns(key)]
+            expired = [store.keys.update_state(key.id, KeyState.EXPIRED, now=now) for key in due]
+        for key in expired:
+            self._context.hooks.fire("on_key_expired", key)
+        return len(expired)
+
+    def _move(self, key_id: str, to: KeyState, deed: str) -> Key:
+        with self._context.store.transaction():
+            now = self._context.now()
+            key = self._context.key(key_id, for_update=True)
+            refuse_final(key, now, deed)
+            if key.state not in _WAYS_TO[to]:
+                raise InvalidStateTransitionError(
+                    f"The key is {key.state.value} and cannot be {deed}."
+                )
+            return self._context.store.keys.update_state(key_id, to, now=now)

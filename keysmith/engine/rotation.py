@@ -1,0 +1,111 @@
+"""Rotation: a new secret for the same key, while the old one works on for its grace period."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from keysmith.engine.context import Context
+from keysmith.engine.lifecycle import refuse_final
+from keysmith.engine.results import CreatedKey
+from keysmith.ids import IdPrefix, new_id
+from keysmith.models import Key, Rotation, RotationReason
+from keysmith.models.base import invalid
+from keysmith.models.policies import DEFAULT_GRACE_PERIOD, NonNegativeDuration
+from keysmith.models.rotations import MAX_GRACE
+from keysmith.raw_keys import hint_of
+
+_duration: TypeAdapter[timedelta] = TypeAdapter(NonNegativeDuration)
+_reason: TypeAdapter[RotationReason] = TypeAdapter(RotationReason)
+
+
+class Rotations:
+    """The rotations of a store, as their tenant sees them."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def rotate(
+        self, key_id: str, reason: RotationReason | str, grace: timedelta | None, rotated_by: str
+    ) -> CreatedKey:
+        reason = _reason.validate_python(reason)
+        store = self._context.store
+        with store.transaction():
+            now = self._context.now()
+            key = self._context.key(key_id, for_update=True)
+            refuse_final(key, now, "rotated")
+            raw_key = self._context.generator.generate(key.prefix, key.environment.value)
+            key_hash = self._context.hasher.hash(raw_key)
+            lasts = self._grace(key, reason, grace)
+            rotation = Rotation(
+                id=new_id(IdPrefix.ROTATION, now),
+                key_id=key.id,
+                tenant_id=key.tenant_id,
+                old_key_hash=key.key_hash,
+                new_key_hash=key_hash,
+                reason=reason,
+                grace_ttl_ms=lasts // timedelta(milliseconds=1),
+                grace_ends=_end(now, lasts),
+                rotated_by=rotated_by,
+                created_at=now,
+            )
+            if reason is RotationReason.COMPROMISE:
+                store.rotations.end_grace(key.id, now=now)
+            key.key_hash = key_hash
+            key.hint = hint_of(raw_key)
+            key.rotated_at = key.updated_at = now
+            store.keys.update(key)
+            store.rotations.create(rotation)
+        self._context.hooks.fire("on_key_rotated", key, rotation)
+        return CreatedKey(key, raw_key)
+
+    def list(
+        self, limit: int | None, after: str | None, filters: dict[str, Any]
+    ) -> Sequence[Rotation]:
+        tenancy, store = self._context.tenancy, self._context.store
+        if tenancy.app_id is not None:
+            # Rotations belong to keys, and only a key knows its app.
+            with store.snapshot():
+                filters = {**filters, "key_id": self._context.key(filters.get("key_id", "")).id}
+        if tenancy.tenant_id is not None:
+            if filters.get("tenant_id") not in (None, tenancy.tenant_id):
+                return []
+            filters = {**filters, "tenant_id": tenancy.tenant_id}
+        return store.rotations.list(limit=limit, after=after, **filters)
+
+    def close_ended(self) -> int:
+        """Notes every grace period that has ended, and tells how many there were."""
+        store = self._context.store
+        ended: list[tuple[Key, Rotation]] = []
+        with store.transaction():
+            for rotation in store.rotations.list_ended_grace(self._context.now()):
+                key = store.keys.get(rotation.key_id)
+                if self._context.tenancy.owns(key):
+                    rotation.grace_closed = True
+                    store.rotations.update(rotation)
+                    ended.append((key, rotation))
+        for key, rotation in ended:
+            self._context.hooks.fire("on_grace_ended", key, rotation)
+        return len(ended)
+
+    def _grace(self, key: Key, reason: RotationReason, grace: timedelta | None) -> timedelta:
+        if reason is RotationReason.COMPROMISE:
+            return timedelta(0)
+        if grace is None:
+            if key.policy_id is None:
+                return DEFAULT_GRACE_PERIOD
+            return self._context.store.policies.get(key.policy_id).grace_period
+        grace = _duration.validate_python(grace)
+        if grace > MAX_GRACE:
+            raise invalid(Rotation, "grace", f"must be at most {MAX_GRACE.days} days")
+        return grace
+
+
+def _end(now: datetime, lasts: timedelta) -> datetime:
+    try:
+        return now + lasts
+    except OverflowError:
+        raise invalid(Rotation, "grace", "must end before the year 10000") from None

@@ -1,0 +1,162 @@
+"""Scopes: their hierarchy, who holds them, and what that grants."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from keysmith.engine.context import Context
+from keysmith.errors import ScopeLoopError, ScopeNotAllowedError, ScopeNotFoundError
+from keysmith.ids import IdPrefix, new_id
+from keysmith.models import Policy, Scope, ScopeCreate, ScopeUpdate
+from keysmith.stores.base import Store
+
+
+def name_list(names: Iterable[str]) -> list[str]:
+    """The names; a single string is one name, not a sequence of letters."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def covers(granted: Collection[str], name: str) -> bool:
+    """Whether one of the granted scopes is this one or stands above it by name."""
+    while name not in granted:
+        name, colon, _ = name.rpartition(":")
+        if not colon:
+            return False
+    return True
+
+
+class Grants:
+    """What a key may do: what it holds with all below, within what its policy allows."""
+
+    __slots__ = ("_allowed", "_granted", "names")
+
+    def __init__(
+        self, store: Store, tenant_id: str, held: Iterable[str], policy: Policy | None
+    ) -> None:
+        self._granted = _closure(store, tenant_id, held)
+        self._allowed = _allowed(store, policy)
+        self.names = tuple(sorted(name for name in self._granted if self._is_allowed(name)))
+        """Every scope of the tenant that is granted, sorted."""
+
+    def missing(self, required: Iterable[str]) -> list[str]:
+        """Which of the required scopes are not granted."""
+        return [
+            name
+            for name in name_list(required)
+            if not (covers(self._granted, name) and self._is_allowed(name))
+        ]
+
+    def _is_allowed(self, name: str) -> bool:
+        return self._allowed is None or covers(self._allowed, name)
+
+
+def refuse_unallowed(store: Store, policy: Policy | None, names: Iterable[str]) -> None:
+    """Raises `ScopeNotAllowedError` for scopes outside of the policy's `allowed_scopes`."""
+    allowed = _allowed(store, policy)
+    refused = [name for name in names if allowed is not None and not covers(allowed, name)]
+    if refused:
+        raise ScopeNotAllowedError(names=refused)
+
+
+def _closure(store: Store, tenant_id: str, names: Iterable[str]) -> set[str]:
+    """The names themselves and, of the tenant's scopes, all that lie below them."""
+    names = set(names)
+    return names.union(store.scopes.below(tenant_id, names)) if names else names
+
+
+def _allowed(store: Store, policy: Policy | None) -> set[str] | None:
+    """The scopes that the policy allows; `None` for all."""
+    if policy is None or not policy.allowed_scopes:
+        return None
+    return _closure(store, policy.tenant_id, policy.allowed_scopes)
+
+
+class Scopes:
+    """The scopes of a store, as their tenant sees them."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def create(self, data: ScopeCreate) -> Scope:
+        with self._context.store.transaction():
+            return self._add(self._context.tenancy.stamp(data))
+
+    def ensure(self, names: Iterable[str], tenant_id: str | None) -> list[Scope]:
+        scopes = [self._request(name, tenant_id) for name in name_list(names)]
+        store = self._context.store
+        with store.transaction():
+            return [self._get_or_add(data) for data in scopes]
+
+    def get(self, scope_id: str) -> Scope:
+        return self._context.scope(scope_id)
+
+    def list(
+        self, limit: int | None, after: str | None, filters: dict[str, Any]
+    ) -> Sequence[Scope]:
+        narrowed = self._context.tenancy.narrow(filters)
+        if narrowed is None:
+            return []
+        return self._context.store.scopes.list(limit=limit, after=after, **narrowed)
+
+    def update(self, scope_id: str, data: ScopeUpdate) -> Scope:
+        with self._context.store.transaction():
+            scope = self._context.scope(scope_id, for_update=True)
+            for name, value in data.changes().items():
+                setattr(scope, name, value)
+            self._check_parent(scope)
+            return self._context.store.scopes.update(scope)
+
+    def delete(self, scope_id: str) -> None:
+        with self._context.store.transaction():
+            self._context.scope(scope_id, for_update=True)
+            self._context.store.scopes.delete(scope_id)
+
+    def assign(self, key_id: str, names: Iterable[str]) -> None:
+        names = name_list(names)
+        store = self._context.store
+        with store.transaction():
+            key = self._context.key(key_id, for_update=True)
+            policy = store.policies.get(key.policy_id) if key.policy_id else None
+            store.scopes.assign_to_key(key_id, names)
+            refuse_unallowed(store, policy, names)
+
+    def remove(self, key_id: str, names: Iterable[str]) -> None:
+        names = name_list(names)
+        with self._context.store.transaction():
+            self._context.key(key_id, for_update=True)
+            self._context.store.scopes.remove_from_key(key_id, names)
+
+    def of_key(self, key_id: str) -> Sequence[Scope]:
+        with self._context.store.snapshot():
+            self._context.key(key_id)
+            return self._context.store.scopes.list_by_key(key_id)
+
+    def _add(self, data: ScopeCreate) -> Scope:
+        now = self._context.now()
+        scope = Scope(**data.model_dump(), id=new_id(IdPrefix.SCOPE, now), created_at=now)
+        self._check_parent(scope)
+        return self._context.store.scopes.create(scope)
+
+    def _request(self, name: str, tenant_id: str | None) -> ScopeCreate:
+        if tenant_id is None:
+            return self._context.tenancy.stamp(ScopeCreate(name=name))
+        return self._context.tenancy.stamp(ScopeCreate(name=name, tenant_id=tenant_id))
+
+    def _get_or_add(self, data: ScopeCreate) -> Scope:
+        try:
+            return self._context.store.scopes.get_by_name(data.tenant_id, data.name)
+        except ScopeNotFoundError:
+            return self._add(data)
+
+    def _check_parent(self, scope: Scope) -> None:
+        """Raises `ScopeNotFoundError` for an unknown parent, `ScopeLoopError` for one below."""
+        if scope.parent is None:
+            return
+        store = self._context.store
+        if scope.parent in _closure(store, scope.tenant_id, [scope.name]):
+            raise ScopeLoopError
+        try:
+            store.scopes.get_by_name(scope.tenant_id, scope.parent)
+        except ScopeNotFoundError:
+            raise ScopeNotFoundError(names=[scope.parent]) from None

@@ -1,0 +1,329 @@
+"""The contract of a store: five repositories, transactions, and a schema that migrates itself.
+
+`SqliteStore` meets it. Another backend is written by meeting it too; nothing above the stores knows
+more than what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import date, datetime
+from types import TracebackType
+from typing import Protocol, Self, Unpack
+
+from pydantic import ConfigDict
+from sqlalchemy import Engine as DatabaseEngine
+from typing_extensions import TypedDict
+
+from keysmith.models import (
+    Environment,
+    Key,
+    KeyState,
+    Period,
+    Policy,
+    Rotation,
+    RotationReason,
+    Scope,
+    UsageAggregate,
+    UsageRecord,
+)
+from keysmith.models.base import UtcDatetime
+
+
+class TenantFilters(TypedDict, total=False):
+    """Whose objects. A filter left out, or `None`, does not filter."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    tenant_id: str | None
+    app_id: str | None
+
+
+class KeyFilters(TenantFilters, total=False):
+    """Which keys."""
+
+    environment: Environment | None
+    state: KeyState | None
+    policy_id: str | None
+    created_by: str | None
+
+
+class ScopeFilters(TenantFilters, total=False):
+    """Which scopes."""
+
+    parent: str | None
+
+
+class RotationFilters(TypedDict, total=False):
+    """Which rotations."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    key_id: str | None
+    tenant_id: str | None
+    reason: RotationReason | None
+
+
+class UsageFilters(TypedDict, total=False):
+    """Which usage: of a key or a tenant, from `since` (inclusive) to `until` (exclusive)."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    key_id: str | None
+    tenant_id: str | None
+    since: UtcDatetime | None
+    until: UtcDatetime | None
+
+
+class KeyRepository(Protocol):
+    """Keeps keys. Lists come newest first; `after` is the last ID of the page before.
+
+    What is missing raises `KeyNotFoundError`; a second key with the same hash, `ConflictError`.
+    """
+
+    def create(self, key: Key) -> Key:
+        """Adds a key."""
+
+    def get(self, key_id: str, *, for_update: bool = False) -> Key:
+        """The key with this ID; `for_update` keeps others from changing it until the commit."""
+
+    def get_by_hash(self, key_hash: str) -> Key:
+        """The key whose current secret has this hash."""
+
+    def get_by_prefix(self, prefix: str, hint: str) -> Key:
+        """The key that people see as `prefix…hint`; the newest, should there be several."""
+
+    def update(self, key: Key) -> Key:
+        """Writes every field of the key."""
+
+    def update_state(self, key_id: str, state: KeyState, *, now: datetime) -> Key:
+        """Writes the state, `updated_at` and, when revoked, `revoked_at`."""
+
+    def update_last_used(self, key_id: str, at: datetime) -> None:
+        """Writes `last_used_at`, which never moves back."""
+
+    def delete(self, key_id: str) -> None:
+        """Removes the key with its assignments, rotations and usage."""
+
+    def list(
+        self, *, limit: int | None = None, after: str | None = None, **filters: Unpack[KeyFilters]
+    ) -> Sequence[Key]:
+        """Keys, newest first."""
+
+    def count(self, **filters: Unpack[KeyFilters]) -> int:
+        """How many keys there are."""
+
+    def list_expired(self, before: datetime) -> Sequence[Key]:
+        """Keys not yet in a final state whose expiry lies at or before that moment."""
+
+    def list_by_policy(self, policy_id: str) -> Sequence[Key]:
+        """Keys that bear this policy."""
+
+    def delete_by_tenant(self, tenant_id: str) -> int:
+        """Removes every key of a tenant, and tells how many there were."""
+
+
+class PolicyRepository(Protocol):
+    """Keeps policies. Missing ones raise `PolicyNotFoundError`; a second name, `ConflictError`."""
+
+    def create(self, policy: Policy) -> Policy:
+        """Adds a policy."""
+
+    def get(self, policy_id: str, *, for_update: bool = False) -> Policy:
+        """The policy with this ID."""
+
+    def get_by_name(self, tenant_id: str, name: str) -> Policy:
+        """The tenant's policy of this name."""
+
+    def update(self, policy: Policy) -> Policy:
+        """Writes every field of the policy."""
+
+    def delete(self, policy_id: str) -> None:
+        """Removes the policy, or raises `PolicyInUseError` if a key bears it."""
+
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[TenantFilters],
+    ) -> Sequence[Policy]:
+        """Policies, newest first."""
+
+    def count(self, **filters: Unpack[TenantFilters]) -> int:
+        """How many policies there are."""
+
+
+class ScopeRepository(Protocol):
+    """Keeps scopes and who holds them. Lists come by name."""
+
+    def create(self, scope: Scope) -> Scope:
+        """Adds a scope."""
+
+    def get(self, scope_id: str, *, for_update: bool = False) -> Scope:
+        """The scope with this ID."""
+
+    def get_by_name(self, tenant_id: str, name: str) -> Scope:
+        """The tenant's scope of this name."""
+
+    def update(self, scope: Scope) -> Scope:
+        """Writes every field of the scope."""
+
+    def delete(self, scope_id: str) -> None:
+        """Removes the scope, its assignments, and the tie of the scopes below it to it."""
+
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[ScopeFilters],
+    ) -> Sequence[Scope]:
+        """Scopes, by name."""
+
+    def list_by_key(self, key_id: str) -> Sequence[Scope]:
+        """The scopes that a key holds itself, by name."""
+
+    def assign_to_key(self, key_id: str, names: Iterable[str]) -> None:
+        """Gives a key scopes of its own tenant; what it holds already stays.
+
+        Raises `ScopeNotFoundError` with the unknown `names`, and then changes nothing.
+        """
+
+    def remove_from_key(self, key_id: str, names: Iterable[str]) -> None:
+        """Takes scopes from a key; those that it does not hold stay away.
+
+        Raises `ScopeNotFoundError` with the unknown `names`, and then changes nothing.
+        """
+
+    def below(self, tenant_id: str, names: Iterable[str]) -> Sequence[str]:
+        """The tenant's scopes among `names` and all below them, by name and by parent, sorted."""
+
+
+class UsageRepository(Protocol):
+    """Keeps usage records, and adds each to its day and its month in the same transaction."""
+
+    def record(self, record: UsageRecord) -> None:
+        """Adds one record."""
+
+    def record_batch(self, records: Iterable[UsageRecord]) -> None:
+        """Adds records, all or none."""
+
+    def query(
+        self, *, limit: int | None = None, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageRecord]:
+        """Records, newest first."""
+
+    def aggregate(
+        self,
+        *,
+        period: Period = Period.DAILY,
+        limit: int | None = None,
+        **filters: Unpack[UsageFilters],
+    ) -> Sequence[UsageAggregate]:
+        """Days or months, newest first; `since` and `until` speak of their first moment."""
+
+    def count(self, **filters: Unpack[UsageFilters]) -> int:
+        """How many records there are."""
+
+    def purge(self, before: datetime) -> int:
+        """Removes records older than that, and tells how many; aggregates stay."""
+
+    def daily_count(self, key_id: str, date: date) -> int:
+        """Requests of a key on a day of UTC."""
+
+    def monthly_count(self, key_id: str, month: date) -> int:
+        """Requests of a key in the month of UTC in which that date lies."""
+
+
+class RotationRepository(Protocol):
+    """Keeps rotations, also past their grace period. Missing ones raise `RotationNotFoundError`."""
+
+    def create(self, rotation: Rotation) -> Rotation:
+        """Adds a rotation."""
+
+    def get(self, rotation_id: str, *, for_update: bool = False) -> Rotation:
+        """The rotation with this ID."""
+
+    def get_by_old_hash(self, key_hash: str) -> Rotation:
+        """The rotation that took the secret with this hash out of use."""
+
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[RotationFilters],
+    ) -> Sequence[Rotation]:
+        """Rotations, newest first."""
+
+    def list_pending_grace(self, now: datetime) -> Sequence[Rotation]:
+        """Rotations whose grace period still runs, soonest end first."""
+
+    def latest_for_key(self, key_id: str) -> Rotation:
+        """The newest rotation of a key."""
+
+    def end_grace(self, key_id: str, *, now: datetime) -> int:
+        """Ends all grace that a key's old secrets still have, and tells of how many."""
+
+    def list_ended_grace(self, now: datetime) -> Sequence[Rotation]:
+        """Rotations whose grace period has ended and is not `grace_closed` yet, by end."""
+
+    def update(self, rotation: Rotation) -> Rotation:
+        """Writes every field of the rotation."""
+
+
+class Store(Protocol):
+    """A place where keys are kept. Safe to share between threads."""
+
+    @property
+    def keys(self) -> KeyRepository:
+        """Keys."""
+
+    @property
+    def policies(self) -> PolicyRepository:
+        """Policies."""
+
+    @property
+    def scopes(self) -> ScopeRepository:
+        """Scopes, and which key holds which."""
+
+    @property
+    def usages(self) -> UsageRepository:
+        """Usage records and their aggregates."""
+
+    @property
+    def rotations(self) -> RotationRepository:
+        """Rotations."""
+
+    @property
+    def db(self) -> DatabaseEngine:
+        """The SQLAlchemy engine underneath."""
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Everything that this thread does inside is committed together at the end, or not at all.
+
+        Transactions nest: an inner one is part of the outer.
+        """
+
+    def snapshot(self) -> AbstractContextManager[object]:
+        """Everything that this thread reads inside is of one moment."""
+
+    def migrate(self) -> None:
+        """Brings the schema to the newest revision. Idempotent, also among many processes."""
+
+    def ping(self) -> None:
+        """Raises `StoreUnavailableError` when the database cannot answer."""
+
+    def close(self) -> None:
+        """Lets go of every connection. May be called twice."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

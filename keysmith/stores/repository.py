@@ -1,0 +1,160 @@
+"""What the repositories have in common: rows in, rows out, pages and missing rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+import sqlalchemy as sa
+from pydantic import Field, TypeAdapter
+
+from keysmith.errors import ConflictError, NotFoundError, StoreCorruptError
+from keysmith.ids import IdPrefix, is_id
+from keysmith.models.base import Table, invalid
+from keysmith.stores.database import Database
+
+TableT = TypeVar("TableT", bound=Table)
+
+_limit: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=2**31)])
+
+
+class SqlRepository(Generic[TableT]):
+    """Keeps the rows of one table as instances of its model, in any SQL database.
+
+    Statements are Core, not ORM: instances belong to nobody's session, and a lookup costs a
+    quarter of what a session would. What is written is validated; what is read was.
+    """
+
+    model: ClassVar[type[Any]]
+    missing: ClassVar[type[NotFoundError]]
+    id_prefix: ClassVar[IdPrefix]
+    taken: ClassVar[str] = "There is such a row already."
+    """What a `ConflictError` says."""
+    filters: ClassVar[TypeAdapter[Any]]
+
+    table: ClassVar[sa.Table]
+    fields: ClassVar[tuple[str, ...]]
+    columns: ClassVar[tuple[sa.Column[Any], ...]]
+
+    def __init_subclass__(cls) -> None:
+        mapper: Any = sa.inspect(cls.model)
+        cls.table = mapper.local_table
+        cls.fields = tuple(cls.model.model_fields)
+        cls.columns = tuple(mapper.columns[field] for field in cls.fields)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, entity: TableT) -> TableT:
+        row = self.row(entity)
+        with self._unique(), self._database.write() as connection:
+            connection.execute(sa.insert(self.table), row)
+        return entity
+
+    def get(self, entity_id: str, *, for_update: bool = False) -> TableT:
+        if not is_id(self.id_prefix, entity_id):
+            raise self.missing
+        return self._one(self.table.c.id == entity_id, for_update=for_update)
+
+    def update(self, entity: TableT) -> TableT:
+        row = self.row(entity)
+        with self._unique(), self._database.write() as connection:
+            result = connection.execute(
+                sa.update(self.table).where(self.table.c.id == row["id"]).values(row)
+            )
+            if result.rowcount == 0:
+                raise self.missing
+        return entity
+
+    def delete(self, entity_id: str) -> None:
+        with self._database.write() as connection:
+            result = connection.execute(sa.delete(self.table).where(self.table.c.id == entity_id))
+            if result.rowcount == 0:
+                raise self.missing
+
+    # ------------------------------------------------------------------ for the subclasses
+
+    def row(self, entity: TableT) -> dict[str, Any]:
+        """The values to write, validated, by column name."""
+        values = entity.to_row()
+        return {
+            column.name: values[field]
+            for field, column in zip(self.fields, self.columns, strict=True)
+        }
+
+    def _one(
+        self, *criteria: sa.ColumnElement[bool], for_update: bool = False, newest: bool = False
+    ) -> TableT:
+        statement = sa.select(*self.columns).where(*criteria).limit(1)
+        if newest:
+            statement = statement.order_by(self.table.c.id.desc())
+        if for_update:
+            statement = statement.with_for_update()
+        found = self._all(statement)
+        if not found:
+            raise self.missing
+        return found[0]
+
+    def _page(
+        self,
+        criteria: Iterable[sa.ColumnElement[bool]],
+        *,
+        limit: int | None,
+        after: str | None = None,
+        order_by: tuple[sa.ColumnElement[Any], ...] = (),
+    ) -> list[TableT]:
+        """Rows newest first, which is by descending ID, unless told otherwise."""
+        statement = sa.select(*self.columns).where(*criteria)
+        if after is not None:
+            statement = statement.where(self.table.c.id < self._cursor(after))
+        statement = statement.order_by(*(order_by or (self.table.c.id.desc(),)))
+        if limit is not None:
+            statement = statement.limit(_limit.validate_python(limit))
+        return self._all(statement)
+
+    def _all(self, statement: sa.Select[Any]) -> list[TableT]:
+        with self._database.read() as connection:
+            result = connection.execute(statement)
+            try:
+                rows = result.all()
+            except (ValueError, LookupError, TypeError) as error:
+                raise StoreCorruptError(
+                    f"A row of {self.table.name} holds a value that Keysmith cannot have written "
+                    f"({type(error).__name__}). Correct it, or restore a backup."
+                ) from None
+        return [self.model.from_row(zip(self.fields, row, strict=True)) for row in rows]
+
+    def _count(self, *criteria: sa.ColumnElement[bool]) -> int:
+        statement = sa.select(sa.func.count()).select_from(self.table).where(*criteria)
+        with self._database.read() as connection:
+            return connection.scalar(statement) or 0
+
+    def _cursor(self, after: str) -> str:
+        if not is_id(self.id_prefix, after):
+            raise invalid(self.model, "after", "must be the last ID of the page before")
+        return after
+
+    def _filtered(
+        self, filters: Mapping[str, Any], *, time: sa.ColumnElement[Any] | None = None
+    ) -> list[sa.ColumnElement[bool]]:
+        """A criterion for each filter; unknown filters and values raise `ValidationError`."""
+        checked = dict(self.filters.validate_python(dict(filters)))
+        since, until = checked.pop("since", None), checked.pop("until", None)
+        criteria = self._equal(**checked)
+        if time is not None and since is not None:
+            criteria.append(time >= since)
+        if time is not None and until is not None:
+            criteria.append(time < until)
+        return criteria
+
+    @contextmanager
+    def _unique(self) -> Iterator[None]:
+        try:
+            yield
+        except ConflictError:
+            raise ConflictError(self.taken) from None
+
+    def _equal(self, **filters: Any) -> list[sa.ColumnElement[bool]]:
+        """A criterion for each filter that is not `None`."""
+        return [self.table.c[name] == value for name, value in filters.items() if value is not None]

@@ -1,0 +1,248 @@
+"""Keysmith on SQLite: an embedded file, WAL, no server."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from keysmith.errors import (
+    SchemaOutdatedError,
+    StoreCorruptError,
+    StoreUnavailableError,
+)
+from keysmith.stores.database import Database
+from keysmith.stores.keys import SqlKeyRepository
+from keysmith.stores.policies import SqlPolicyRepository
+from keysmith.stores.rotations import SqlRotationRepository
+from keysmith.stores.scopes import SqlScopeRepository
+from keysmith.stores.sqlite_errors import translate
+from keysmith.stores.usages import SqlUsageRepository
+
+MEMORY = ":memory:"
+DEFAULT_BUSY_TIMEOUT = timedelta(seconds=10)
+
+OLDEST_SQLITE = (3, 36)
+"""The first with a memory database that several connections of a process can share."""
+
+LOGGING_NAME = "keysmith"
+_memory_numbers = itertools.count(1)
+
+
+class SqliteStore:
+    """Keys in a SQLite file, or in memory for tests.
+
+    The file is opened when it is first needed, and only `migrate()` creates it. Readers never wait;
+    writers of all threads and processes queue, each for at most `busy_timeout`. A write is on the
+    disk when the call returns (WAL with `synchronous=FULL`).
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, busy_timeout: timedelta = DEFAULT_BUSY_TIMEOUT
+    ) -> None:
+        """`path` is a file, or `":memory:"` for a database that lives as long as the store.
+
+        Raises `StoreUnavailableError` where the path cannot be one, or SQLite is too old.
+        """
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreUnavailableError(
+                f"Python is linked with SQLite {sqlite3.sqlite_version}; Keysmith needs "
+                f"{'.'.join(map(str, OLDEST_SQLITE))} or newer."
+            )
+        self._path = _checked(path)
+        self._uri = (
+            f"{self._path.absolute().as_uri()}?mode=rw"
+            if self._path
+            else f"file:/keysmith-{os.getpid()}-{next(_memory_numbers)}?vfs=memdb"
+        )
+        self._busy_timeout = busy_timeout
+        # A memory database lives as long as somebody is connected to it.
+        self._anchor = None if self._path else self._connect()
+        engine = self._create_engine()
+        self._database = Database(
+            engine,
+            writer=engine.execution_options(keysmith_begin="IMMEDIATE"),
+            translate=lambda error: translate(error, self._path),
+        )
+        self.keys = SqlKeyRepository(self._database)
+        self.policies = SqlPolicyRepository(self._database)
+        self.scopes = SqlScopeRepository(self._database)
+        self.usages = SqlUsageRepository(self._database)
+        self.rotations = SqlRotationRepository(self._database)
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({str(self._path or MEMORY)!r})"
+
+    @property
+    def db(self) -> sa.Engine:
+        """The SQLAlchemy engine underneath: for statements and sessions of one's own."""
+        return self._database.engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes of this thread inside are committed together at the end, or not at all."""
+        with self._database.write():
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reads of this thread inside see the same moment."""
+        with self._database.read():
+            yield
+
+    def migrate(self) -> None:
+        """Brings the schema to the newest revision, creating the file if there is none.
+
+        One transaction: it succeeds whole, or leaves the database as it was. Idempotent, and any
+        number of processes may call it at once. Raises `SchemaOutdatedError` where the database is
+        of a newer release, and the other `StoreError`s where the file cannot be used.
+        """
+        from keysmith.stores import migrations  # noqa: PLC0415  Alembic, for this call alone
+
+        with self.migration() as connection:
+            migrations.upgrade(connection)
+
+    @contextmanager
+    def migration(self) -> Iterator[sa.Connection]:
+        """A connection inside a transaction in which the schema may change."""
+        self._create_file()
+        with self._database.errors(), self.db.connect() as connection:
+            # Rebuilding a table drops it, which must not cascade; SQLite takes this only outside
+            # of a transaction.
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with connection.execution_options(keysmith_begin="IMMEDIATE").begin():
+                    yield connection
+                    _check_foreign_keys(connection)
+            finally:
+                driver.execute("PRAGMA foreign_keys = ON")
+        self._database.schema_changed()
+
+    def ping(self) -> None:
+        """Raises `StoreUnavailableError` when the database cannot answer."""
+        try:
+            with self._database.errors(), self.db.connect() as connection:
+                connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").all()
+        except SchemaOutdatedError as error:
+            raise StoreUnavailableError(str(error)) from None
+
+    def close(self) -> None:
+        """Lets go of every connection; a memory database is gone. May be called twice."""
+        self._database.close()
+        if self._anchor is not None:
+            self._anchor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ connections
+
+    def _create_engine(self) -> sa.Engine:
+        engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(self._path or MEMORY)),
+            creator=self._connect,
+            poolclass=sa.QueuePool,
+            max_overflow=-1,  # a thread of the host's never waits for a connection
+            hide_parameters=True,  # values may be hashes
+            logging_name=LOGGING_NAME,
+        )
+        logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(_without_rows)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._uri,
+            uri=True,
+            timeout=self._busy_timeout.total_seconds(),
+            isolation_level=None,  # transactions begin where _begin says, and nowhere else
+            check_same_thread=False,
+        )
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            self._use_wal(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Switches the file to WAL, once; what cannot be written to stays as it is."""
+        if self._path is None:
+            return
+        # Another connection that opens the file at this moment makes the switch fail at once,
+        # whatever the busy timeout; it is made by one of them.
+        deadline = time.monotonic() + self._busy_timeout.total_seconds()
+        while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            with suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            if not os.access(self._path, os.W_OK) or time.monotonic() > deadline:
+                return
+            time.sleep(0.005)
+
+    def _create_file(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._path.touch(exist_ok=True)
+        except FileNotFoundError:
+            pass  # opening it says that the folder is missing
+        except PermissionError:
+            if not self._path.exists():
+                raise StoreUnavailableError(
+                    f"No permission to create {self._path}. Make its folder writable for this user."
+                ) from None
+
+
+def _checked(path: str | os.PathLike[str]) -> Path | None:
+    text = os.fspath(path)
+    if text == MEMORY:
+        return None
+    if not text or "\0" in text or "://" in text:
+        raise StoreUnavailableError(
+            "SqliteStore takes a path such as 'keysmith.db', or ':memory:'; "
+            "open_store() takes a database URL."
+        )
+    return Path(text)
+
+
+def _without_rows(record: logging.LogRecord) -> bool:
+    # At DEBUG, SQLAlchemy logs the rows that it reads, and those hold hashes.
+    return record.levelno > logging.DEBUG
+
+
+def _begin(connection: sa.Connection) -> None:
+    mode = connection.get_execution_options().get("keysmith_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+def _check_foreign_keys(connection: sa.Connection) -> None:
+    broken = {row[0] for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}
+    ours = sorted(table for table in broken if table.startswith("keysmith_"))
+    if ours:
+        raise StoreCorruptError(
+            f"Migrating would leave rows that refer to nothing in: {', '.join(ours)}. "
+            "The database was left as it was."
+        )

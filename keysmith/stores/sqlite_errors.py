@@ -1,0 +1,90 @@
+"""What SQLite's errors mean, and what to do about them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from keysmith.errors import (
+    ConflictError,
+    KeysmithError,
+    NotFoundError,
+    SchemaOutdatedError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+
+
+def translate(error: sa.exc.SQLAlchemyError, path: Path | None) -> KeysmithError:
+    """The `KeysmithError` for what SQLAlchemy raised.
+
+    Result codes: https://sqlite.org/rescode.html
+    """
+    cause = getattr(error, "orig", None)
+    if not isinstance(cause, sqlite3.Error):
+        return StoreError(f"The database failed: {type(error).__name__}.")
+    code = getattr(cause, "sqlite_errorcode", None)
+    where = str(path or "the memory database")
+    if code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
+        return ConflictError(f"There is such a row already: {_unique_columns(cause)}.")
+    if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+        return NotFoundError("This refers to an object that does not exist.")
+    match (code or 0) & 0xFF:
+        case sqlite3.SQLITE_CANTOPEN:
+            return _cannot_open(path)
+        case sqlite3.SQLITE_READONLY:
+            return StoreReadOnlyError(
+                f"{where} is read-only. Make the file and its folder writable for this user."
+            )
+        case sqlite3.SQLITE_FULL:
+            return StoreFullError()
+        case sqlite3.SQLITE_NOTADB:
+            return StoreCorruptError(f"{where} is not a SQLite database. Check the path.")
+        case sqlite3.SQLITE_CORRUPT:
+            return StoreCorruptError(f"{where} is damaged. Restore it from a backup.")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreUnavailableError(
+                f"{where} is locked: somebody else has been writing for longer than the busy "
+                "timeout. Try again, or find the transaction that stays open."
+            )
+        case sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return StoreUnavailableError(f"No permission to use {where}.")
+        case sqlite3.SQLITE_IOERR:
+            return StoreUnavailableError(
+                f"Reading or writing {where} failed ({cause.sqlite_errorname}). "
+                "Check the disk and the folder; nothing was changed."
+            )
+        case sqlite3.SQLITE_ERROR if str(cause).startswith(("no such table", "no such column")):
+            return SchemaOutdatedError(f"{cause}. Call store.migrate().")
+    return StoreError(f"{where}: {getattr(cause, 'sqlite_errorname', None) or cause}.")
+
+
+def _cannot_open(path: Path | None) -> StoreError:
+    if path is None:
+        return StoreUnavailableError("The memory database is gone. Open a new store.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return StoreUnavailableError(f"The folder {folder} does not exist. Create it first.")
+    if path.is_dir():
+        return StoreUnavailableError(f"{path} is a folder. Name a file in it.")
+    if not path.exists():
+        return SchemaOutdatedError(
+            f"There is no database at {path} yet. Call store.migrate(), or run `keysmith migrate`."
+        )
+    if not os.access(path, os.R_OK):
+        return StoreUnavailableError(f"No permission to read {path}.")
+    return StoreUnavailableError(
+        f"{path} cannot be opened. Check that this user may write to its folder, and that the "
+        "process has file descriptors left."
+    )
+
+
+def _unique_columns(cause: sqlite3.Error) -> str:
+    # "UNIQUE constraint failed: keysmith_policies.tenant_id, keysmith_policies.name": no values
+    return str(cause).partition(": ")[2] or "a unique value"
