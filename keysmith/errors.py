@@ -7,9 +7,12 @@ message. Messages never contain a raw key or a hash.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar
+
+_SHOWABLE = re.compile(r"[a-z0-9_.:-]{1,100}")
 
 
 class KeysmithError(Exception):
@@ -253,7 +256,10 @@ class SchemaOutdatedError(StoreError):
 
 
 def enumerate_names(names: Iterable[str], *, most: int = 10) -> str:
-    """Names for a message: the first few, and how many more there are."""
-    listed = list(names)
+    """Scope names for a message: the first few, and how many more there are.
+
+    What cannot be a scope name is not repeated: it may be long, or a raw key in the wrong place.
+    """
+    listed = [name if _SHOWABLE.fullmatch(name) else "(not a scope name)" for name in names]
     shown = ", ".join(listed[:most])
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most} more"

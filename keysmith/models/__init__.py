@@ -1,6 +1,6 @@
 """The seven tables, which are also the schemas: one name gives table, validation and OpenAPI."""
 
-from keysmith.models.base import metadata
+from keysmith.models.base import configure_mappers, metadata
 from keysmith.models.keys import Key, KeyCreate, KeyPublic, KeyState, KeyUpdate
 from keysmith.models.policies import Policy, PolicyCreate, PolicyPublic, PolicyUpdate
 from keysmith.models.rotations import Rotation, RotationPublic, RotationReason
@@ -14,6 +14,9 @@ from keysmith.models.usages import (
     UsageRecord,
 )
 from keysmith.raw_keys import Environment
+
+# Attributes of instances that come from rows can be read only once all mappers are configured.
+configure_mappers()
 
 __all__ = [
     "Environment",

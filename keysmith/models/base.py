@@ -96,9 +96,10 @@ def _whole_milliseconds(value: timedelta) -> timedelta:
 
 def _bounded_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
     except (ValueError, RecursionError):
-        raise ValueError("must be plain JSON, without NaN or infinity") from None
+        raise ValueError("must be plain JSON: no NaN, no infinity, no lone surrogate") from None
     if len(text) > MAX_METADATA_LENGTH:
         raise ValueError(f"must be at most {MAX_METADATA_LENGTH} characters of JSON")
     if "\\u0000" in text:
@@ -128,9 +129,9 @@ Description = Annotated[
 ]
 """Up to 2,000 characters; of control characters only tabs and line ends."""
 
-ScopeName = Annotated[
-    str, StringConstraints(max_length=255, pattern=r"^[a-z0-9_.-]+(:[a-z0-9_.-]+)*$")
-]
+SCOPE_NAME_PATTERN = r"[a-z0-9_.-]+(:[a-z0-9_.-]+)*"
+
+ScopeName = Annotated[str, StringConstraints(max_length=255, pattern=f"^{SCOPE_NAME_PATTERN}$")]
 """Segments of `[a-z0-9_.-]` joined by `:`, as in `read:users`."""
 
 Meta = Annotated[dict[str, JsonValue], AfterValidator(_bounded_json)]
@@ -154,7 +155,15 @@ RotationId = Annotated[str, _id_type(IdPrefix.ROTATION)]
 # ---------------------------------------------------------------------------- model bases
 
 
-class Base(SQLModel, registry=registry(metadata=metadata)):
+_registry = registry(metadata=metadata)
+
+
+def configure_mappers() -> None:
+    """Completes what SQLAlchemy knows of the models, which it would put off until it is asked."""
+    _registry.configure()
+
+
+class Base(SQLModel, registry=_registry):
     """Every model of the package. Field names and their JSON names are both accepted."""
 
     model_config = SQLModelConfig(

@@ -139,5 +139,5 @@ class KeyUpdate(Update):
     expires_at: UtcDatetime | None = None
 
 
-class KeyPublic(Public, KeyStatus, KeyFields, KeyIdentity):
+class KeyPublic(KeyStatus, KeyFields, KeyIdentity, Public):
     """A key as an API may show it: no hash, and no room for one."""

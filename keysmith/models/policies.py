@@ -57,6 +57,8 @@ def normal_origin(text: str) -> str:
     Raises `ValueError` for anything that is not a scheme, a host and perhaps a port.
     """
     message = "must be an origin such as https://app.example.com or http://localhost:3000"
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(message)  # urlsplit() would drop tabs and line ends
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -182,5 +184,5 @@ class PolicyUpdate(Update):
     )
 
 
-class PolicyPublic(Public, PolicyStatus, PolicyFields, PolicyIdentity):
+class PolicyPublic(PolicyStatus, PolicyFields, PolicyIdentity, Public):
     """A policy as an API may show it."""

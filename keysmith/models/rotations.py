@@ -90,5 +90,5 @@ class Rotation(RotationFields, RotationIdentity, Table, table=True):
         return now < self.grace_ends
 
 
-class RotationPublic(Public, RotationFields, RotationIdentity):
+class RotationPublic(RotationFields, RotationIdentity, Public):
     """A rotation as an API may show it: no hash, and no room for one."""

@@ -94,5 +94,5 @@ class ScopeUpdate(Update):
     )
 
 
-class ScopePublic(Public, ScopeStatus, ScopeFields, ScopeIdentity):
+class ScopePublic(ScopeStatus, ScopeFields, ScopeIdentity, Public):
     """A scope as an API may show it."""

@@ -100,7 +100,7 @@ class UsageCreate(UsageFields):
     created_at: UtcDatetime | None = None
 
 
-class UsagePublic(Public, UsageFields, UsageRecordIdentity):
+class UsagePublic(UsageFields, UsageRecordIdentity, Public):
     """A record as an API may show it."""
 
     key_id: KeyId
@@ -138,5 +138,5 @@ class UsageAggregate(AggregateFields, Table, table=True):
     """The distribution of latencies, from which percentiles are read and which can be merged."""
 
 
-class UsageAggregatePublic(Public, AggregateFields):
+class UsageAggregatePublic(AggregateFields, Public):
     """A day or a month of a key, as an API may show it."""

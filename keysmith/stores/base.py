@@ -28,7 +28,7 @@ from keysmith.models import (
     UsageAggregate,
     UsageRecord,
 )
-from keysmith.models.base import UtcDatetime
+from keysmith.models.base import Label, UtcDatetime
 
 
 class TenantFilters(TypedDict, total=False):
@@ -36,8 +36,8 @@ class TenantFilters(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
-    tenant_id: str | None
-    app_id: str | None
+    tenant_id: Label | None
+    app_id: Label | None
 
 
 class KeyFilters(TenantFilters, total=False):
@@ -45,14 +45,14 @@ class KeyFilters(TenantFilters, total=False):
 
     environment: Environment | None
     state: KeyState | None
-    policy_id: str | None
-    created_by: str | None
+    policy_id: Label | None
+    created_by: Label | None
 
 
 class ScopeFilters(TenantFilters, total=False):
     """Which scopes."""
 
-    parent: str | None
+    parent: Label | None
 
 
 class RotationFilters(TypedDict, total=False):
@@ -60,8 +60,8 @@ class RotationFilters(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
-    key_id: str | None
-    tenant_id: str | None
+    key_id: Label | None
+    tenant_id: Label | None
     reason: RotationReason | None
 
 
@@ -70,8 +70,8 @@ class UsageFilters(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
-    key_id: str | None
-    tenant_id: str | None
+    key_id: Label | None
+    tenant_id: Label | None
     since: UtcDatetime | None
     until: UtcDatetime | None
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import sqlalchemy as sa
 
-from keysmith.errors import KeysmithError, StoreUnavailableError
+from keysmith.errors import KeysmithError, StoreError, StoreUnavailableError
 from keysmith.stores.schema import check_schema
 
 Translate = Callable[[sa.exc.SQLAlchemyError], KeysmithError]
@@ -42,6 +42,15 @@ class Database:
     def write(self) -> Iterator[sa.Connection]:
         """A connection that holds the write lock; commits at the end, rolls back on an error."""
         with self._transaction(self._writer, self._write_lock) as connection:
+            if not self._current.may_write:
+                raise StoreError("Within a snapshot nothing can be written; use transaction().")
+            yield connection
+
+    @contextmanager
+    def bare(self) -> Iterator[sa.Connection]:
+        """A connection in no transaction, whatever the state of the schema."""
+        self._refuse_closed()
+        with self.errors(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -70,14 +79,18 @@ class Database:
             with self.errors():
                 yield joined
             return
-        if self._closed:
-            raise StoreUnavailableError("This store has been closed. Open a new one.")
+        self._refuse_closed()
         with self.errors(), lock, engine.begin() as connection:
             if not self._schema_checked:
                 check_schema(connection)
                 self._schema_checked = True
             self._current.connection = connection
+            self._current.may_write = engine is self._writer
             try:
                 yield connection
             finally:
                 self._current.connection = None
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError("This store has been closed. Open a new one.")

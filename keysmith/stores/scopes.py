@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
 
@@ -15,6 +16,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from keysmith.errors import KeyNotFoundError, ScopeNotFoundError
 from keysmith.ids import IdPrefix
 from keysmith.models import Key, KeyScope, Scope
+from keysmith.models.base import SCOPE_NAME_PATTERN
 from keysmith.stores.base import ScopeFilters
 from keysmith.stores.repository import SqlRepository
 
@@ -41,21 +43,33 @@ def _json_strings_postgresql(element: json_strings, compiler: SQLCompiler, **opt
 
 def _below() -> sa.Select[Any]:
     """The scopes of a tenant among some names and below them; built once, as it is asked often."""
-    mine = _table.c.tenant_id == sa.bindparam("tenant")
+    tenant_id: sa.BindParameter[str] = sa.bindparam("tenant")
     seed = json_strings(sa.bindparam("names")).table_valued("value")
     granted = sa.select(seed.c.value.label("name")).cte("granted", recursive=True)
+    child, named = _table.alias("child"), _table.alias("named")
+    by_parent = sa.select(child.c.id).where(
+        child.c.tenant_id == tenant_id, child.c.parent == granted.c.name
+    )
     # By name, everything from "a:" up to "a;", the character after the colon, lies below "a".
-    by_name = sa.and_(_table.c.name > granted.c.name + ":", _table.c.name < granted.c.name + ";")
-    by_parent = _table.c.parent == granted.c.name
-    granted = granted.union(sa.select(_table.c.name).where(mine, sa.or_(by_parent, by_name)))
+    by_name = sa.select(named.c.id).where(
+        named.c.tenant_id == tenant_id,
+        named.c.name > granted.c.name + ":",
+        named.c.name < granted.c.name + ";",
+    )
+    # A union of two index lookups; one condition with OR would scan the tenant's scopes.
+    below = sa.union_all(by_parent.correlate(granted), by_name.correlate(granted))
+    granted = granted.union(
+        sa.select(_table.c.name).select_from(granted.join(_table, _table.c.id.in_(below)))
+    )
     return (
         sa.select(_table.c.name)
-        .where(mine, _table.c.name.in_(sa.select(granted.c.name)))
+        .where(_table.c.tenant_id == tenant_id, _table.c.name.in_(sa.select(granted.c.name)))
         .order_by(_table.c.name)
     )
 
 
 _BELOW = _below()
+_is_name = re.compile(SCOPE_NAME_PATTERN).fullmatch
 
 
 class SqlScopeRepository(SqlRepository[Scope]):
@@ -124,7 +138,10 @@ class SqlScopeRepository(SqlRepository[Scope]):
             )
 
     def below(self, tenant_id: str, names: Iterable[str]) -> Sequence[str]:
-        parameters = {"tenant": tenant_id, "names": json.dumps(sorted(set(names)))}
+        parameters = {
+            "tenant": tenant_id,
+            "names": json.dumps(sorted(filter(_is_name, set(names)))),
+        }
         with self._database.read() as connection:
             return list(connection.scalars(_BELOW, parameters))
 
@@ -137,10 +154,11 @@ class SqlScopeRepository(SqlRepository[Scope]):
             raise KeyNotFoundError
         rows = connection.execute(
             sa.select(_table.c.name, _table.c.id).where(
-                _table.c.tenant_id == tenant_id, _table.c.name.in_(sorted(names))
+                _table.c.tenant_id == tenant_id,
+                _table.c.name.in_(sorted(filter(_is_name, names))),
             )
         )
-        found: dict[str, str] = dict(rows.tuples().all())
+        found: dict[str, str] = {row.name: row.id for row in rows}
         unknown = names - found.keys()
         if unknown:
             raise ScopeNotFoundError(names=unknown)

@@ -61,7 +61,7 @@ class SqliteStore:
             )
         self._path = _checked(path)
         self._uri = (
-            f"{self._path.absolute().as_uri()}?mode=rw"
+            f"{self._path.as_uri()}?mode=rw"
             if self._path
             else f"file:/keysmith-{os.getpid()}-{next(_memory_numbers)}?vfs=memdb"
         )
@@ -116,7 +116,7 @@ class SqliteStore:
     def migration(self) -> Iterator[sa.Connection]:
         """A connection inside a transaction in which the schema may change."""
         self._create_file()
-        with self._database.errors(), self.db.connect() as connection:
+        with self._database.bare() as connection:
             # Rebuilding a table drops it, which must not cascade; SQLite takes this only outside
             # of a transaction.
             driver: Any = connection.connection.driver_connection
@@ -132,7 +132,7 @@ class SqliteStore:
     def ping(self) -> None:
         """Raises `StoreUnavailableError` when the database cannot answer."""
         try:
-            with self._database.errors(), self.db.connect() as connection:
+            with self._database.bare() as connection:
                 connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").all()
         except SchemaOutdatedError as error:
             raise StoreUnavailableError(str(error)) from None
@@ -210,7 +210,7 @@ class SqliteStore:
         except FileNotFoundError:
             pass  # opening it says that the folder is missing
         except PermissionError:
-            if not self._path.exists():
+            if os.access(self._path.parent, os.X_OK) and not os.path.exists(self._path):
                 raise StoreUnavailableError(
                     f"No permission to create {self._path}. Make its folder writable for this user."
                 ) from None
@@ -225,7 +225,7 @@ def _checked(path: str | os.PathLike[str]) -> Path | None:
             "SqliteStore takes a path such as 'keysmith.db', or ':memory:'; "
             "open_store() takes a database URL."
         )
-    return Path(text)
+    return Path(text).absolute()
 
 
 def _without_rows(record: logging.LogRecord) -> bool:

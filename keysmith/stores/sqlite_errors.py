@@ -68,12 +68,14 @@ def translate(error: sa.exc.SQLAlchemyError, path: Path | None) -> KeysmithError
 def _cannot_open(path: Path | None) -> StoreError:
     if path is None:
         return StoreUnavailableError("The memory database is gone. Open a new store.")
-    folder = path.absolute().parent
-    if not folder.is_dir():
+    folder = path.parent
+    if not os.path.isdir(folder):
         return StoreUnavailableError(f"The folder {folder} does not exist. Create it first.")
-    if path.is_dir():
+    if not os.access(folder, os.X_OK):
+        return StoreUnavailableError(f"No permission to enter the folder {folder}.")
+    if os.path.isdir(path):
         return StoreUnavailableError(f"{path} is a folder. Name a file in it.")
-    if not path.exists():
+    if not os.path.exists(path):
         return SchemaOutdatedError(
             f"There is no database at {path} yet. Call store.migrate(), or run `keysmith migrate`."
         )

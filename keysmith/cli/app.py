@@ -1,0 +1,83 @@
+"""The `keysmith` command: its groups, and what is about no single noun."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from keysmith.cli import keys, policies, scopes
+from keysmith.cli.failures import CommandLine, ExitCode
+from keysmith.cli.options import AsJson, DatabaseUrl
+from keysmith.cli.output import note, print_json, print_line
+from keysmith.cli.session import open_engine
+from keysmith.stores import DEFAULT_DATABASE_URL
+
+app = typer.Typer(
+    cls=CommandLine,
+    no_args_is_help=True,
+    add_completion=False,
+    # What Typer would print of a bug shows source and values; a plain traceback shows no values.
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(policies.app, name="policies")
+app.add_typer(scopes.app, name="scopes")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"keysmith {version('keysmith')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Issue, validate, rotate, revoke and limit API keys.
+
+    Exit codes: 0 done; 1 refused; 2 wrong usage or input; 3 the store cannot be used.
+    """
+
+
+@app.command()
+def migrate(database_url: DatabaseUrl = DEFAULT_DATABASE_URL, as_json: AsJson = False) -> None:
+    """Create the database, or bring it to the newest revision of the schema."""
+    with open_engine(database_url) as engine:
+        engine.store.migrate()
+    if as_json:
+        print_json({"database_url": database_url})
+    else:
+        print_line(f"The schema of {database_url} is up to date.")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(help="How many processes serve.", min=1)] = 1,
+    database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
+) -> None:
+    """Serve the HTTP API until stopped. The first start prints a root key, once."""
+    try:
+        from keysmith.server import prepare, run  # noqa: PLC0415  no other command needs FastAPI
+    except ModuleNotFoundError as error:
+        if (error.name or "keysmith").startswith("keysmith"):
+            raise
+        note("The server is an extra: pip install 'keysmith[server]'")
+        raise typer.Exit(ExitCode.USAGE) from None
+    with open_engine(database_url) as engine:
+        engine.store.migrate()
+        root_key = prepare(engine)
+    if root_key is not None:
+        print_line(f"Root key: {root_key}")
+        note("Shown once; store it now. Send it as the header `Authorization: Bearer <root key>`.")
+    run(database_url, host=host, port=port, workers=workers)

@@ -1,0 +1,130 @@
+"""What goes wrong, as an exit code and a few lines on standard error."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+from keysmith.cli.output import note, print_json
+from keysmith.errors import KeysmithError, StoreError
+from keysmith.raw_keys import PREFIX_PATTERN, Environment, mask
+
+LONG_WORD = 16
+"""A word on the command line from this length on may be a secret in the wrong place."""
+
+_RAW_KEY = re.compile(rf"{PREFIX_PATTERN}_(?:{'|'.join(Environment)})_[0-9A-Za-z]{{20,}}")
+
+
+class ExitCode(IntEnum):
+    """What the exit code of a command says."""
+
+    DONE = 0
+    REFUSED = 1
+    USAGE = 2
+    STORE = 3
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+class CommandLine(TyperGroup):
+    """The group of all commands, which tells what went wrong without a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
+        """Runs the command and exits with its code."""
+        arguments = sys.argv[1:] if args is None else list(args)
+        sys.exit(self._run(arguments, {**extra, "standalone_mode": False}))
+
+    def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
+        as_json = "--json" in arguments
+        try:
+            code = super().main(arguments, **extra)
+            _flush()
+        except SystemExit as exit:
+            # Typer and rich turn a broken pipe into an exit of their own.
+            if not isinstance(exit.__context__, BrokenPipeError):
+                raise
+            return _broken_pipe()
+        except BrokenPipeError:
+            return _broken_pipe()
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED
+        except typer.Abort as abort:
+            note("Aborted.")
+            interrupted = isinstance(abort.__context__, KeyboardInterrupt)
+            return ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
+        except typer.TyperException as error:
+            return _tell_usage(error, arguments, as_json=as_json)
+        except ValidationError as error:
+            return _tell(ExitCode.USAGE, "invalid_input", _fields(error), as_json=as_json)
+        except StoreError as error:
+            return _tell(ExitCode.STORE, error.code, str(error), as_json=as_json)
+        except KeysmithError as error:
+            return _tell(ExitCode.REFUSED, error.code, str(error), as_json=as_json)
+        except OSError as error:
+            _discard_output()
+            return _tell(ExitCode.REFUSED, "system_error", str(error), as_json=as_json)
+        return int(code or ExitCode.DONE)
+
+
+def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool) -> ExitCode:
+    message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
+    if as_json:
+        print_json({"error": {"code": code, "message": message}}, err=True)
+    else:
+        note(f"Error: {message}", "red")
+    return exit_code
+
+
+def _tell_usage(error: typer.TyperException, arguments: list[str], *, as_json: bool) -> ExitCode:
+    message = error.format_message()
+    if not message:
+        return ExitCode.USAGE  # a group alone, which has printed its help instead
+    if any(map(_RAW_KEY.search, arguments)):
+        message += " A raw key is a secret: no command takes it as an argument."
+    context = getattr(error, "ctx", None)
+    _tell(ExitCode.USAGE, "usage", _without_long_words(message, arguments), as_json=as_json)
+    if context is not None and not as_json:
+        note(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.")
+    return ExitCode.USAGE
+
+
+def _without_long_words(message: str, arguments: list[str]) -> str:
+    """The message without what was typed, where that may be a key in whatever format."""
+    message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
+    for argument in arguments:
+        word = argument.partition("=")[2] if argument.startswith("-") else argument
+        if len(word) >= LONG_WORD:
+            message = message.replace(word, "…")
+    return message
+
+
+def _fields(error: ValidationError) -> str:
+    return "\n".join(
+        ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
+        for each in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _broken_pipe() -> ExitCode:
+    _discard_output()
+    return ExitCode.BROKEN_PIPE
+
+
+def _discard_output() -> None:
+    """Python would try to write what is left when it ends, and complain once more."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,74 @@
+"""Options that several commands have, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+_SHORT_DURATION = re.compile(r"([0-9]+)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_iso_duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
+
+
+def parse_duration(text: str) -> timedelta:
+    """`30s`, `10m`, `24h` and `7d`, or ISO 8601 such as `PT10M`; else `ValueError`."""
+    try:
+        short = _SHORT_DURATION.fullmatch(text)
+        if short:
+            return timedelta(**{_UNITS[short[2]]: int(short[1])})
+        # Pydantic takes bare numbers and clock times too, of which nobody can tell the unit.
+        if text.startswith(("P", "-P")):
+            return _iso_duration.validate_python(text)
+    except (ValidationError, OverflowError):
+        pass
+    raise ValueError("must be a duration such as 30s, 10m, 24h, 7d, or ISO 8601 such as PT10M")
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value, else `ValueError`; nothing of the text is in the message."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("must be JSON") from None
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given, so that the models decide on the others."""
+    return {name: value for name, value in options.items() if value not in (None, [])}
+
+
+DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        "--database-url",
+        envvar="KEYSMITH_DATABASE_URL",
+        metavar="URL",
+        help="Where the keys are: sqlite:///relative.db or sqlite:////absolute.db.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="The tenant it belongs to.")]
+App = Annotated[str | None, typer.Option("--app", help="The tenant's app it belongs to.")]
+Description = Annotated[str | None, typer.Option("--description", help="A text for people.")]
+Meta = Annotated[
+    Any,
+    typer.Option(
+        "--meta", parser=parse_json, metavar="JSON", help="A JSON object to keep with it."
+    ),
+]
+OfTenant = Annotated[str | None, typer.Option("--tenant", help="Only those of this tenant.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")]
+After = Annotated[
+    str | None,
+    typer.Option("--after", metavar="ID", help="Only those after this ID: the next page."),
+]
+
+
+def duration_option(name: str, help: str) -> Any:
+    """An option whose value is a duration."""
+    return typer.Option(name, parser=parse_duration, metavar="DURATION", help=help)

@@ -1,0 +1,88 @@
+"""Results, printed for people or as one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_PIPED_WIDTH = 100_000
+"""Wider than any row: what is piped is read by programs, or searched for an ID."""
+
+
+def dump(model: BaseModel) -> dict[str, Any]:
+    """The model as JSON has it: by alias, durations and times in ISO 8601."""
+    return model.model_dump(mode="json", by_alias=True)
+
+
+def print_json(document: Any, *, err: bool = False) -> None:
+    """Prints one JSON document, in ASCII so that no terminal's encoding can break it."""
+    typer.echo(json.dumps(document, indent=2), err=err)
+
+
+def print_line(text: str, style: str = "") -> None:
+    """Prints one line; it is never wrapped or cut."""
+    _console().print(Text(text, style), soft_wrap=True)
+
+
+def note(text: str, style: str = "") -> None:
+    """Tells people something that is not part of the result."""
+    _console(stderr=True).print(Text(text, style), soft_wrap=True)
+
+
+def print_object(fields: Mapping[str, Any]) -> None:
+    """Prints one object, a field a line."""
+    labels = {name: name.replace("_", " ").capitalize() for name in fields}
+    labels = {name: "ID" if name == "id" else label for name, label in labels.items()}
+    width = max(len(label) for label in labels.values()) + 2
+    console = _console()
+    for name, value in fields.items():
+        # Lines of a longer text must not pass for fields.
+        text = _readable(value).replace("\n", "\n" + " " * width)
+        console.print(Text.assemble((labels[name].ljust(width), "bold"), text), soft_wrap=True)
+
+
+def print_objects(
+    objects: Sequence[BaseModel], columns: Sequence[str], *, as_json: bool, empty: str
+) -> None:
+    """Prints a list of objects: all of each as JSON, or a table of these columns."""
+    documents = [dump(each) for each in objects]
+    if as_json:
+        print_json(documents)
+    elif documents:
+        _print_table(documents, columns)
+    else:
+        note(empty)
+
+
+def _print_table(documents: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        heading = "ID" if name == "id" else name.removesuffix("_id").replace("_", " ").capitalize()
+        table.add_column(heading, overflow="fold", no_wrap=name == "id")
+    for document in documents:
+        table.add_row(*(Text(_readable(document[name])) for name in columns))
+    _console().print(table)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    terminal = stream is not None and stream.isatty()
+    return Console(stderr=stderr, highlight=False, width=None if terminal else _PIPED_WIDTH)
+
+
+def _readable(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_readable, value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)

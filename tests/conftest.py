@@ -1,0 +1,85 @@
+"""What the tests share: a clock to turn, and stores of both kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from keysmith import Engine, Plugin, SqliteStore
+
+settings.register_profile(
+    "keysmith", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("keysmith")
+
+START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+class TurnableClock:
+    """A clock that moves only when told."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def turn(self, **by: float) -> datetime:
+        self.now += timedelta(**by)
+        return self.now
+
+
+class Recorder(Plugin):
+    """Notes every hook that fires, with its arguments."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, tuple[object, ...]]] = []
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.events]
+
+
+def _recording(name: str) -> Callable[..., None]:
+    def hook(self: Recorder, *arguments: object) -> None:
+        self.events.append((name, arguments))
+
+    return hook
+
+
+for _name in [name for name in vars(Plugin) if name.startswith("on_")]:
+    setattr(Recorder, _name, _recording(_name))
+
+
+@pytest.fixture
+def clock() -> TurnableClock:
+    return TurnableClock()
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteStore]:
+    """A migrated store of each kind. The next backend is one more parameter."""
+    target = {"file": tmp_path / "keys.db", "memory": ":memory:"}[request.param]
+    with SqliteStore(target) as opened:
+        opened.migrate()
+        yield opened
+
+
+@pytest.fixture
+def memory() -> Iterator[SqliteStore]:
+    with SqliteStore(":memory:") as opened:
+        opened.migrate()
+        yield opened
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def engine(memory: SqliteStore, clock: TurnableClock, recorder: Recorder) -> Engine:
+    return Engine(memory, clock=clock, plugins=[recorder])

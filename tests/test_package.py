@@ -1,0 +1,134 @@
+"""What a stranger gets: light imports, a whole wheel, documented and typed names."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sqlite3
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import keysmith
+from keysmith import Engine, KeysmithError, Plugin, Store
+from keysmith.stores import base
+
+ROOT = Path(__file__).parent.parent
+
+LIGHT = """
+import sys, logging
+before = dict(level=logging.root.level, handlers=list(logging.root.handlers))
+import keysmith
+heavy = {"alembic", "fastapi", "starlette", "uvicorn", "typer", "rich", "httpx"} & {
+    name.partition(".")[0] for name in sys.modules
+}
+assert not heavy, heavy
+from sqlmodel import SQLModel
+assert not SQLModel.metadata.tables
+assert before == dict(level=logging.root.level, handlers=list(logging.root.handlers))
+"""
+
+
+def test_importing_is_light_and_leaves_the_host_alone() -> None:
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)
+
+
+HOST = """
+import keysmith
+from sqlmodel import Field, Relationship, SQLModel
+
+class Policy(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    keys: list["Key"] = Relationship(back_populates="policy")
+
+class Key(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    policy_id: int | None = Field(default=None, foreign_key="policy.id")
+    policy: Policy | None = Relationship(back_populates="keys")
+
+assert Key(policy=Policy()).policy.keys
+assert set(SQLModel.metadata.tables) == {"policy", "key"}
+"""
+
+
+def test_a_host_may_have_models_of_the_same_names() -> None:
+    subprocess.run([sys.executable, "-c", HOST], check=True)
+
+
+def test_every_public_name_is_documented_and_exported() -> None:
+    for name in keysmith.__all__:
+        thing = getattr(keysmith, name)
+        if inspect.isclass(thing):
+            assert (thing.__doc__ or "").strip(), name
+    for owner in (Engine, Store, Plugin, *(v for k, v in vars(base).items() if "Repo" in k)):
+        for name, member in vars(owner).items():
+            if not name.startswith("_") and (
+                inspect.isfunction(member) or isinstance(member, property)
+            ):
+                assert inspect.getdoc(member), f"{owner.__name__}.{name}"
+    assert (ROOT / "keysmith" / "py.typed").exists()
+
+
+def errors(parent: type[KeysmithError]) -> list[type[KeysmithError]]:
+    return [parent, *(error for child in parent.__subclasses__() for error in errors(child))]
+
+
+def test_every_error_has_a_code_and_a_message_of_its_own() -> None:
+    found = errors(KeysmithError)
+    assert len({error.code for error in found}) == len(found)
+    for error in found:
+        assert error.__name__ in keysmith.__all__
+        assert str(error()) == inspect.cleandoc(error.__doc__ or "").split("\n")[0]
+        assert str(error("told")) == "told"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    [built] = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_migrates_with_no_checkout_beside_it(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    clean.pop("COVERAGE_PROCESS_START", None)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel],
+        check=True,
+        capture_output=True,
+        env=clean,
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run(
+        [python, "-c", "from keysmith import SqliteStore; SqliteStore('x.db').migrate()"],
+        check=True,
+        cwd=empty,
+        env=clean,
+    )
+    with sqlite3.connect(empty / "x.db") as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    connection.close()
+    assert sorted(name for (name,) in rows) == sorted(
+        [*keysmith.metadata.tables, "keysmith_alembic_version"]
+    )
+    without_extras = subprocess.run(
+        [environment / "bin" / "keysmith", "--help"],
+        capture_output=True,
+        text=True,
+        env=clean,
+        check=False,
+    )
+    assert without_extras.returncode == 2
+    assert "keysmith[cli]" in without_extras.stderr

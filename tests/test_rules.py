@@ -1,0 +1,205 @@
+"""Addresses, origins, methods and paths: what a policy lets through."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keysmith import (
+    IPNotAllowedError,
+    MethodNotAllowedError,
+    OriginNotAllowedError,
+    PathNotAllowedError,
+    Policy,
+    PolicyViolationError,
+)
+from keysmith.engine.rules import Request, check_request
+
+
+def allowed(policy: Policy, **says: str | None) -> bool:
+    request = Request(**dict.fromkeys(Request._fields) | says)  # type: ignore[arg-type]
+    try:
+        check_request(policy, request)
+    except PolicyViolationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        ({"allowed_ips": ["10.0.0.0/8"]}, IPNotAllowedError),
+        ({"allowed_origins": ["https://a.example"]}, OriginNotAllowedError),
+        ({"allowed_methods": ["GET"]}, MethodNotAllowedError),
+        ({"allowed_paths": ["/v1/**"]}, PathNotAllowedError),
+    ],
+)
+def test_a_request_that_does_not_say_is_refused(rule: dict[str, list[str]], error: type) -> None:
+    with pytest.raises(error):
+        check_request(Policy(name="p", **rule), Request(None, None, None, None))
+    assert allowed(Policy(name="p"))
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "expected"),
+    [
+        (["10.0.0.0/8"], "10.255.0.1", True),
+        (["10.0.0.0/8"], "11.0.0.1", False),
+        (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
+        (["10.0.0.0/8"], "::ffff:0a00:1", True),
+        (["10.0.0.0/8"], "::10.0.0.1", False),
+        (["::ffff:10.0.0.0/104"], "10.1.2.3", True),
+        (["::ffff:10.0.0.0/104"], "::ffff:10.1.2.3", True),
+        (["192.0.2.7"], "192.0.2.7", True),
+        (["2001:db8::/32"], "2001:db8:ffff::1", True),
+        (["2001:db8::/32"], "2001:DB8:FFFF:0::1", True),
+        (["2001:db8::/32"], "10.0.0.1", False),
+        (["::/0"], "2001:db8::1", True),
+        (["fe80::/10"], "fe80::1%eth0", False),
+        (["10.0.0.0/8"], "010.0.0.1", False),
+        (["10.0.0.0/8"], "10.0.0.1 ", False),
+        (["10.0.0.0/8"], " 10.0.0.1", False),
+        (["10.0.0.0/8"], "10.0.0.1:80", False),
+        (["10.0.0.0/8"], "10.0.1", False),
+        (["10.0.0.0/8"], "167772161", False),
+        (["10.0.0.0/8"], "10.0.0.1\n", False),
+        (["::/0", "0.0.0.0/0"], "[::1]", False),
+        (["::/0", "0.0.0.0/0"], "", False),
+        (["::/0", "0.0.0.0/0"], "unknown", False),
+        (["::/0", "0.0.0.0/0"], "1" * 1_000_000, False),
+    ],
+)
+def test_addresses(networks: list[str], address: str, expected: bool) -> None:
+    assert allowed(Policy(name="p", allowed_ips=networks), ip=address) is expected
+
+
+@given(
+    st.ip_addresses(),
+    st.ip_addresses(v=4).flatmap(
+        lambda a: st.integers(0, 32).map(lambda n: ipaddress.ip_network((a, n), strict=False))
+    ),
+)
+def test_any_address_is_judged_as_the_standard_library_would(
+    address: ipaddress.IPv4Address, network: ipaddress.IPv4Network
+) -> None:
+    policy = Policy(name="p", allowed_ips=[str(network)])
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    assert allowed(policy, ip=str(address)) is (mapped in network)
+
+
+@given(st.text())
+def test_no_text_crashes_a_rule(text: str) -> None:
+    for rule, says in (
+        ({"allowed_ips": ["0.0.0.0/0", "::/0"]}, {"ip": text}),
+        ({"allowed_origins": ["https://a.example"]}, {"origin": text}),
+        ({"allowed_methods": ["GET"]}, {"method": text}),
+        ({"allowed_paths": ["/a/*/b/**"]}, {"path": text}),
+    ):
+        allowed(Policy(name="p", **rule), **says)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("https://app.example.com", True),
+        ("HTTPS://APP.example.COM", True),
+        ("https://app.example.com:443", True),
+        ("https://app.example.com:8443", False),
+        ("http://app.example.com", False),
+        ("https://app.example.com.evil.example", False),
+        ("https://app.example.com@evil.example", False),
+        ("https://evil.example/https://app.example.com", False),
+        ("https://app.example.com/", False),
+        ("https://app.example.com?x", False),
+        ("https://app.example.com#x", False),
+        ("https:\\\\app.example.com", False),
+        ("https://app.example.com\t", False),
+        ("http://localhost:3000", True),
+        ("null", False),
+        ("", False),
+        ("https://" + "a" * 1_000_000, False),
+    ],
+)
+def test_origins(origin: str, expected: bool) -> None:
+    policy = Policy(
+        name="p", allowed_origins=["https://App.Example.com:443", "http://localhost:3000"]
+    )
+    assert allowed(policy, origin=origin) is expected
+
+
+def test_methods_are_compared_without_case() -> None:
+    policy = Policy(name="p", allowed_methods=["get", "PATCH"])
+    assert allowed(policy, method="GET")
+    assert allowed(policy, method="patch")
+    assert not allowed(policy, method="POST")
+    assert not allowed(policy, method="GETS")
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "expected"),
+    [
+        ("/v1/users", "/v1/users", True),
+        ("/v1/users", "/v1/users/", False),
+        ("/v1/users", "/v1/Users", False),
+        ("/v1/users/*", "/v1/users/17", True),
+        ("/v1/users/*", "/v1/users/", False),
+        ("/v1/users/*", "/v1/users", False),
+        ("/v1/users/*", "/v1/users/17/notes", False),
+        ("/v1/*/notes", "/v1/users/notes", True),
+        ("/v1/**", "/v1", True),
+        ("/v1/**", "/v1/", True),
+        ("/v1/**", "/v1/a/b/c", True),
+        ("/v1/**", "/v10", False),
+        ("/v1/**/notes", "/v1/notes", True),
+        ("/v1/**/notes", "/v1/a/b/notes", True),
+        ("/v1/**/notes", "/v1/a/b/note", False),
+        ("/**", "/anything/at/all", True),
+        ("/", "/", True),
+        ("/files/*.txt", "/files/a.txt", True),
+        ("/files/*.txt", "/files/.txt", True),
+        ("/files/*.txt", "/files/a.txt.exe", False),
+        ("/files/a*b*c", "/files/aXbYc", True),
+        ("/files/a*b*c", "/files/acb", False),
+        ("/files/a*a", "/files/a", False),
+        ("/a.c", "/abc", False),
+        ("/v1/**", "/v1/../admin", False),
+        ("/v1/**", "/v1/./x", False),
+        ("/v1/**", "v1/x", False),
+        ("/v1/**", "//v1/x", False),
+        ("/**", "/" + "x" * 1_000_000, False),
+    ],
+)
+def test_paths(glob: str, path: str, expected: bool) -> None:
+    assert allowed(Policy(name="p", allowed_paths=[glob]), path=path) is expected
+
+
+parts = st.sampled_from(["a", "b", "ab", "*", "**", "a*", "*b", "a*b", ""])
+
+
+@given(
+    st.lists(parts, max_size=5), st.lists(st.sampled_from(["a", "b", "ab", "aab", ""]), max_size=6)
+)
+def test_globs_agree_with_a_regular_expression(glob: list[str], path: list[str]) -> None:
+    pattern = "".join(
+        "(/[^/]*)*"
+        if part == "**"
+        else "/" + ("[^/]+" if part == "*" else re.escape(part).replace(r"\*", "[^/]*"))
+        for part in glob
+    )
+    text, subject = "/" + "/".join(glob), "/" + "/".join(path)
+    expected = re.fullmatch(pattern or "/", subject) is not None
+    assert allowed(Policy(name="p", allowed_paths=[text]), path=subject) is expected
+
+
+def test_no_glob_backtracks() -> None:
+    stars = Policy(name="p", allowed_paths=["/**/a" * 60 + "/b", "/" + "a*" * 400 + "b"])
+    began = time.perf_counter()
+    assert not allowed(stars, path="/a" * 4000)
+    assert not allowed(stars, path="/" + "a" * 8000)
+    plain = time.perf_counter() - began
+    assert plain < 5, "anything exponential would not end in this century"
