@@ -12,7 +12,7 @@ help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(READY) ## Run the server on keysmith.db (KEYSMITH_DATABASE_URL names another)
-	$(BIN)/keysmith serve
+	$(BIN)/keysmith serve $(ARGS)
 
 test: $(READY) ## Run the tests, with the branch coverage gate
 	$(BIN)/coverage erase

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, policies, scopes
+from keysmith.cli import keys, lifecycle, policies, scopes
 from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl
 from keysmith.cli.output import note, print_json, print_line
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
+keys.app.add_typer(lifecycle.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
@@ -61,6 +62,7 @@ def migrate(database_url: DatabaseUrl = DEFAULT_DATABASE_URL, as_json: AsJson = 
 
 @app.command()
 def serve(
+    *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8000,
     workers: Annotated[int, typer.Option(help="How many processes serve.", min=1)] = 1,

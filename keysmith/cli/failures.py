@@ -23,6 +23,8 @@ LONG_WORD = 16
 
 _RAW_KEY = re.compile(rf"{PREFIX_PATTERN}_(?:{'|'.join(Environment)})_[0-9A-Za-z]{{20,}}")
 
+_PYDANTIC_PREFIX = "Value error, "
+
 
 class ExitCode(IntEnum):
     """What the exit code of a command says."""
@@ -58,7 +60,7 @@ class CommandLine(TyperGroup):
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
         except typer.Abort as abort:
-            note("Aborted.")
+            note("\nAborted.")
             interrupted = isinstance(abort.__context__, KeyboardInterrupt)
             return ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
         except typer.TyperException as error:
@@ -85,11 +87,11 @@ def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool) -> Exi
 
 
 def _tell_usage(error: typer.TyperException, arguments: list[str], *, as_json: bool) -> ExitCode:
-    message = error.format_message()
+    message = error.format_message().replace(_PYDANTIC_PREFIX, "")
     if not message:
         return ExitCode.USAGE  # a group alone, which has printed its help instead
     if any(map(_RAW_KEY.search, arguments)):
-        message += " A raw key is a secret: no command takes it as an argument."
+        message += "\nA raw key is a secret: no command takes it as an argument."
     context = getattr(error, "ctx", None)
     _tell(ExitCode.USAGE, "usage", _without_long_words(message, arguments), as_json=as_json)
     if context is not None and not as_json:
@@ -109,7 +111,11 @@ def _without_long_words(message: str, arguments: list[str]) -> str:
 
 def _fields(error: ValidationError) -> str:
     return "\n".join(
-        ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
+        ": ".join(
+            filter(
+                None, (".".join(map(str, each["loc"])), each["msg"].removeprefix(_PYDANTIC_PREFIX))
+            )
+        )
         for each in error.errors(include_input=False, include_url=False, include_context=False)
     )
 

@@ -1,14 +1,13 @@
-"""`keysmith keys`: the life of a key."""
+"""`keysmith keys`: create keys, look at them, and remove them."""
 
 from __future__ import annotations
 
-import sys
-from datetime import timedelta
-from typing import Annotated, Any
+from datetime import datetime, timedelta
+from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter
 
+from keysmith.cli.failures import ExitCode
 from keysmith.cli.options import (
     After,
     App,
@@ -22,15 +21,24 @@ from keysmith.cli.options import (
     duration_option,
     given,
 )
-from keysmith.cli.output import dump, note, print_json, print_line, print_object, print_objects
+from keysmith.cli.output import (
+    dump,
+    note,
+    print_deleted,
+    print_fields,
+    print_json,
+    print_line,
+    print_objects,
+)
 from keysmith.cli.session import open_engine
 from keysmith.clock import utc_now
-from keysmith.engine import CreatedKey, ValidationResult
-from keysmith.models import Environment, Key, KeyCreate, KeyPublic, KeyState, RotationReason
-from keysmith.raw_keys import MAX_RAW_KEY_LENGTH
+from keysmith.engine import CreatedKey
+from keysmith.models import Environment, Key, KeyCreate, KeyPublic, KeyState
 from keysmith.stores import DEFAULT_DATABASE_URL
 
-app = typer.Typer(no_args_is_help=True, help="Create keys, look at them, and end them.")
+app = typer.Typer(
+    no_args_is_help=True, help="Issue keys, validate them, rotate them and stop them."
+)
 
 COLUMNS = ("id", "name", "state", "environment", "hint", "tenant_id", "expires_at")
 
@@ -40,6 +48,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's ID: akey_…
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What people call the key.")],
+    *,
     tenant: Tenant = None,
     app: App = None,
     scope: Annotated[list[str] | None, typer.Option(help="A scope for it; repeatable.")] = None,
@@ -76,11 +85,12 @@ def create(
     )
     with open_engine(database_url) as engine:
         created = engine.create_key(data)
-    _print_issued(created, as_json=as_json)
+    print_issued(created, as_json=as_json)
 
 
 @app.command("list")
 def list_keys(
+    *,
     tenant: OfTenant = None,
     state: Annotated[KeyState | None, typer.Option(help="Only those in this state.")] = None,
     environment: Annotated[
@@ -116,90 +126,49 @@ def show(
     with open_engine(database_url) as engine:
         key = engine.get_key(key_id)
         scopes = [scope.name for scope in engine.list_key_scopes(key_id)]
-    _print_fields({**_public(key), "scopes": scopes}, as_json=as_json)
-
-
-@app.command()
-def validate(
-    scope: Annotated[list[str] | None, typer.Option(help="A scope needed; repeatable.")] = None,
-    ip: Annotated[str | None, typer.Option(help="The address the request comes from.")] = None,
-    origin: Annotated[str | None, typer.Option(help="The request's web origin.")] = None,
-    method: Annotated[str | None, typer.Option(help="The request's method.")] = None,
-    path: Annotated[str | None, typer.Option(help="The request's path.")] = None,
-    database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Validate a raw key, as a request would. It is read from standard input, or prompted for."""
-    raw_key = _read_raw_key()
-    with open_engine(database_url) as engine:
-        result = engine.validate_key(
-            raw_key, scopes=scope or (), ip=ip, origin=origin, method=method, path=path
-        )
-    document = TypeAdapter(ValidationResult).dump_python(result, mode="json", by_alias=True)
-    if as_json:
-        print_json(document)
-    else:
-        print_line("The key is valid.", "green")
-        print_object({**document.pop("key"), **document, "policy": result.policy and result.policy.name})
-
-
-@app.command()
-def rotate(
-    key_id: KeyId,
-    reason: Annotated[
-        RotationReason, typer.Option(help="Why; a compromise ends all grace at once.")
-    ] = RotationReason.MANUAL,
-    grace: Annotated[
-        timedelta | None, duration_option("--grace", "How long the old secret goes on working.")
-    ] = None,
-    by: Annotated[str, typer.Option(help="Who asked for the rotation.")] = "",
-    database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Give a key a new secret; the old one goes on working for its grace period."""
-    with open_engine(database_url) as engine:
-        rotated = engine.rotate_key(key_id, reason=reason, grace=grace, rotated_by=by)
-    _print_issued(rotated, as_json=as_json)
-
-
-@app.command()
-def revoke(
-    key_id: KeyId,
-    reason: Annotated[str, typer.Option(help="Why, for those who listen.")] = "",
-    database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
-    as_json: AsJson = False,
-) -> None:
-    """Stop a key for good."""
-    with open_engine(database_url) as engine:
-        key = engine.revoke_key(key_id, reason=reason)
-    _print_fields(_public(key), as_json=as_json)
-
-
-@app.command()
-def suspend(
-    key_id: KeyId, database_url: DatabaseUrl = DEFAULT_DATABASE_URL, as_json: AsJson = False
-) -> None:
-    """Stop a key until it is reactivated."""
-    with open_engine(database_url) as engine:
-        key = engine.suspend_key(key_id)
-    _print_fields(_public(key), as_json=as_json)
-
-
-@app.command()
-def reactivate(
-    key_id: KeyId, database_url: DatabaseUrl = DEFAULT_DATABASE_URL, as_json: AsJson = False
-) -> None:
-    """Let a suspended key work again."""
-    with open_engine(database_url) as engine:
-        key = engine.reactivate_key(key_id)
-    _print_fields(_public(key), as_json=as_json)
+    print_fields({**dump(KeyPublic.model_validate(key)), "scopes": scopes}, as_json=as_json)
 
 
 @app.command()
 def delete(
     key_id: KeyId,
+    *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
     """Remove a key with its history and usage. To only stop it, revoke it."""
+    if not yes and not typer.confirm(f"Delete {key_id} for good?", err=True):
+        note("Nothing was deleted.")
+        raise typer.Exit(ExitCode.REFUSED)
+    with open_engine(database_url) as engine:
+        engine.delete_key(key_id)
+    print_deleted(key_id, as_json=as_json)
+
+
+def print_key(key: Key, *, as_json: bool) -> None:
+    """Prints a key as an API may show it."""
+    print_fields(dump(KeyPublic.model_validate(key)), as_json=as_json)
+
+
+def print_issued(created: CreatedKey, *, as_json: bool) -> None:
+    """Prints a key and its raw key, for the only time."""
+    key = dump(KeyPublic.model_validate(created.key))
+    if as_json:
+        print_json({"key": key, "raw_key": created.raw_key})
+        return
+    print_fields(key, as_json=False)
+    print_line("")
+    print_line(created.raw_key, "bold green")
+    note("Shown once; store it now.")
+
+
+def _expiry(at: str | None, within: timedelta | None) -> datetime | str | None:
+    if within is None:
+        return at
+    if at is not None:
+        raise typer.BadParameter("Give --expires-at or --expires-in, not both.")
+    try:
+        return utc_now() + within
+    except OverflowError:
+        raise typer.BadParameter("--expires-in reaches past the year 9999.") from None

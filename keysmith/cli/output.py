@@ -27,9 +27,9 @@ def print_json(document: Any, *, err: bool = False) -> None:
     typer.echo(json.dumps(document, indent=2), err=err)
 
 
-def print_line(text: str, style: str = "") -> None:
+def print_line(text: str | Text, style: str = "") -> None:
     """Prints one line; it is never wrapped or cut."""
-    _console().print(Text(text, style), soft_wrap=True)
+    _console().print(text if isinstance(text, Text) else Text(text, style), soft_wrap=True)
 
 
 def note(text: str, style: str = "") -> None:
@@ -37,16 +37,24 @@ def note(text: str, style: str = "") -> None:
     _console(stderr=True).print(Text(text, style), soft_wrap=True)
 
 
-def print_object(fields: Mapping[str, Any]) -> None:
+def print_fields(fields: Mapping[str, Any], *, as_json: bool) -> None:
     """Prints one object, a field a line."""
-    labels = {name: name.replace("_", " ").capitalize() for name in fields}
-    labels = {name: "ID" if name == "id" else label for name, label in labels.items()}
-    width = max(len(label) for label in labels.values()) + 2
-    console = _console()
+    if as_json:
+        print_json(fields)
+        return
+    width = max(len(_heading(name)) for name in fields) + 2
     for name, value in fields.items():
-        # Lines of a longer text must not pass for fields.
+        # The further lines of a text must not pass for fields.
         text = _readable(value).replace("\n", "\n" + " " * width)
-        console.print(Text.assemble((labels[name].ljust(width), "bold"), text), soft_wrap=True)
+        print_line(Text.assemble((_heading(name).ljust(width), "bold"), text))
+
+
+def print_deleted(object_id: str, *, as_json: bool) -> None:
+    """Tells that an object is gone."""
+    if as_json:
+        print_json({"deleted": object_id})
+    else:
+        print_line(f"Deleted {object_id}.")
 
 
 def print_objects(
@@ -65,8 +73,7 @@ def print_objects(
 def _print_table(documents: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        heading = "ID" if name == "id" else name.removesuffix("_id").replace("_", " ").capitalize()
-        table.add_column(heading, overflow="fold", no_wrap=name == "id")
+        table.add_column(_heading(name), overflow="fold", no_wrap=name == "id")
     for document in documents:
         table.add_row(*(Text(_readable(document[name])) for name in columns))
     _console().print(table)
@@ -76,6 +83,10 @@ def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream is not None and stream.isatty()
     return Console(stderr=stderr, highlight=False, width=None if terminal else _PIPED_WIDTH)
+
+
+def _heading(name: str) -> str:
+    return "ID" if name == "id" else name.removesuffix("_id").replace("_", " ").capitalize()
 
 
 def _readable(value: Any) -> str:

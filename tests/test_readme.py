@@ -1,0 +1,163 @@
+"""Every command and every snippet of the README, run as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))
+
+
+def blocks(section: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[section], re.MULTILINE | re.DOTALL)
+
+
+def bash(script: str, folder: Path, **variables: str) -> str:
+    binaries = Path(sys.executable).parent
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={**os.environ, **variables, "PATH": f"{binaries}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """`make serve` in a copy of the checkout; gives the root key that it prints, and the port."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / ".venv" / ".ready").touch()
+    port = free_port()
+    process = subprocess.Popen(
+        ["make", "serve", f"ARGS=--port {port}"],
+        cwd=tmp_path,
+        env={
+            k: v for k, v in os.environ.items() if k not in {"KEYSMITH_DATABASE_URL", "MAKEFLAGS"}
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        root_key = next(
+            match[0] for line in process.stdout if (match := re.search(r"\w+_live_\w{49}", line))
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield root_key, port
+    finally:
+        os.killpg(process.pid, 15)
+        process.communicate(timeout=30)
+
+
+def test_five_minutes_with_the_server(served: tuple[str, int], tmp_path: Path) -> None:
+    root_key, port = served
+    start, *rest = blocks("Five minutes with the server", "bash")
+    assert start == "make serve\n"
+    script = "\n".join(rest).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+    lines = bash(script, tmp_path, ROOT_KEY=root_key).split("\n")
+    assert lines[0].startswith("akey_")
+    assert '"tenant_id":"acme"' in "".join(lines)
+    assert lines[-5:] == ["False", "True", "revoked", "key_revoked", ""]
+    assert (tmp_path / "keysmith.db").exists()
+
+
+def test_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = "\n".join([*blocks("In Python", "python"), *blocks("In tests", "python")])
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\n")[1:-1] == [
+        "Production ('users', 'users:read', 'users:write')",
+        "key_revoked - The API key has been revoked, or replaced by a newer secret.",
+        "ip_not_allowed",
+    ]
+
+
+CALL = """
+from fastapi.testclient import TestClient
+from keysmith import KeyCreate
+
+reader = engine.create_key(KeyCreate(name="reader", scopes=["users:read"])).raw_key
+other = engine.create_key(KeyCreate(name="other")).raw_key
+client = TestClient(app)
+assert client.get("/users").status_code == 401
+assert client.get("/users", headers={"X-API-Key": other}).status_code == 403
+answer = client.get("/users", headers={"Authorization": f"Bearer {reader}"})
+assert (answer.status_code, answer.json()) == (200, ["users of default"]), answer.text
+"""
+
+
+def test_in_a_fastapi_service(tmp_path: Path) -> None:
+    [service] = blocks("In a FastAPI service", "python")
+    result = subprocess.run(
+        [sys.executable, "-c", service + CALL],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    install, script = blocks("On the command line", "bash")
+    assert install.startswith("pip install")
+    shown = bash(script, tmp_path)
+    assert "akey_" in shown
+    assert "revoked" in shown
+    bash("keysmith scopes create keysmith --tenant keysmith", tmp_path)
+    [another] = re.findall(r"`(keysmith keys create root .*?)`", README)
+    assert "sk_live_" in bash(another, tmp_path)
+
+
+def test_what_is_to_be_installed_exists() -> None:
+    extras = (ROOT / "pyproject.toml").read_text()
+    for requirement in re.findall(r"^pip install '?keysmith(?:\[(\w+)\])?", README, re.MULTILINE):
+        assert not requirement or f"\n{requirement} = [" in extras
+
+
+def test_links_lead_somewhere() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text()):
+            assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_table_of_targets_is_the_makefiles() -> None:
+    targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `make (\w+)`", (ROOT / "CONTRIBUTING.md").read_text(), re.M))
+    assert documented <= targets
+    assert targets - documented <= {"help", "clean"}
