@@ -317,12 +317,22 @@ class Engine:
         """Raises `StoreUnavailableError` when the store cannot answer."""
         self._context.store.ping()
 
+    def flush(self) -> None:
+        """Waits until all that was recorded is written and plugins have heard of all that happened.
+
+        A plugin that hangs is waited for five seconds.
+        """
+        self._context.hooks.flush()
+
     def close(self) -> None:
-        """Fires `on_shutdown` and closes the store. May be called twice."""
+        """Tells plugins what is left, fires `on_shutdown`, closes the store. May be called twice.
+
+        A plugin that hangs is waited for five seconds.
+        """
         if self._closed:
             return
         self._closed = True
-        self._context.hooks.fire("on_shutdown")
+        self._context.hooks.close()
         self._context.store.close()
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from datetime import datetime
+from time import perf_counter
 
 from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle, state_at
@@ -44,13 +45,17 @@ class Validation:
 
     def validate(self, raw_key: str, request: Request, scopes: Iterable[str]) -> ValidationResult:
         hooks = self._context.hooks
+        began = perf_counter() if hooks.hears("on_validation_timed") else None
         try:
             result = self._judge(raw_key, request, scopes)
-        except StoreError:
-            raise
         except KeysmithError as error:
-            hooks.fire("on_key_validation_failed", mask(raw_key), error)
+            if began is not None:
+                hooks.fire("on_validation_timed", error.code, perf_counter() - began)
+            if not isinstance(error, StoreError):
+                hooks.fire("on_key_validation_failed", mask(raw_key), error)
             raise
+        if began is not None:
+            hooks.fire("on_validation_timed", "ok", perf_counter() - began)
         hooks.fire("on_key_validated", result)
         return result
 
