@@ -15,11 +15,9 @@ def keepsake(thing: Any) -> Any:
     """The same thing, safe to keep: entities and requests copied, errors without their frames."""
     if isinstance(thing, Table):
         return type(thing).from_row(
-            {
-                name: deepcopy(value) if isinstance(value, (dict, list)) else value
-                for name, value in thing.__dict__.items()
-                if name in type(thing).model_fields
-            }.items()
+            (name, deepcopy(value) if isinstance(value, (dict, list)) else value)
+            for name, value in thing.__dict__.items()
+            if name != "_sa_instance_state"
         )
     if isinstance(thing, BaseModel) and not isinstance(thing, Public):
         return thing.model_copy(deep=True)
