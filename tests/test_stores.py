@@ -367,7 +367,8 @@ class TestScopes:
         assert list(below("acme", ["a"])) == ["a:z"]
 
     def test_a_loop_made_by_hand_ends(self, store: Store) -> None:
-        one, two = *scopes(store, "one"), *scopes(store, "two", parent="one")
+        [one] = scopes(store, "one")
+        scopes(store, "two", parent="one")
         one.parent = "two"
         store.scopes.update(one)
         assert list(store.scopes.below("default", ["two"])) == ["one", "two"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from keysmith.errors import KeysmithError
-from keysmith.models import Key, KeyCreate, Policy, Rotation
+from keysmith.models import Key, KeyCreate, KeyPublic, Policy, Rotation, RotationPublic
 
 if TYPE_CHECKING:
     from keysmith.engine.results import ValidationResult
@@ -37,7 +37,7 @@ class Plugin:
     def on_key_rotated(self, key: Key, rotation: Rotation) -> None:
         """A key has a new secret."""
 
-    def on_rotated_key_reused(self, key: Key, rotation: Rotation) -> None:
+    def on_rotated_key_reused(self, key: KeyPublic, rotation: RotationPublic) -> None:
         """A secret was used after its grace period: a forgotten client, or a thief."""
 
     def on_grace_ended(self, key: Key, rotation: Rotation) -> None:
@@ -55,10 +55,10 @@ class Plugin:
     def on_key_expired(self, key: Key) -> None:
         """A key's state became `expired`."""
 
-    def on_key_rate_limited(self, key: Key) -> None:
+    def on_key_rate_limited(self, key: KeyPublic) -> None:
         """A key reached its rate limit."""
 
-    def on_key_quota_exceeded(self, key: Key) -> None:
+    def on_key_quota_exceeded(self, key: KeyPublic) -> None:
         """A key used up its quota."""
 
     def on_policy_created(self, policy: Policy) -> None:

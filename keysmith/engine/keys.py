@@ -54,6 +54,11 @@ class Keys:
         narrowed = self._context.tenancy.narrow(filters)
         return 0 if narrowed is None else self._context.store.keys.count(**narrowed)
 
+    def unused_since(self, moment: datetime) -> Sequence[Key]:
+        tenancy = self._context.tenancy
+        unused = self._context.store.keys.list_unused(moment)
+        return [key for key in unused if tenancy.owns(key)]
+
     def update(self, key_id: str, data: KeyUpdate) -> Key:
         changes = data.changes()
         with self._context.store.transaction():

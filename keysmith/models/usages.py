@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import sqlalchemy as sa
 from pydantic import StringConstraints
 from sqlmodel import Field
+from sqlmodel._compat import SQLModelConfig
 
 from keysmith.clock import utc_now
 from keysmith.ids import IdPrefix, new_id
@@ -94,7 +95,9 @@ class UsageRecord(UsageFields, UsageRecordIdentity, Table, table=True):
 
 
 class UsageCreate(UsageFields):
-    """A request to be recorded; `created_at` defaults to the engine's present."""
+    """A request to be recorded; `created_at` defaults to the engine's present. Immutable."""
+
+    model_config = SQLModelConfig(frozen=True)
 
     key_id: Label
     created_at: UtcDatetime | None = None
