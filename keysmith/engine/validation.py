@@ -39,7 +39,7 @@ _INACTIVE: dict[KeyState, type[KeyInactiveError]] = {
     KeyState.EXPIRED: KeyExpiredError,
 }
 
-_cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=MAX_COUNT)])
+_cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)])
 
 
 class Validation:
@@ -53,6 +53,7 @@ class Validation:
         self._hooks = context.hooks
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
+        self._counts_at_once = getattr(context.limiter, "immediate", False)
 
     def validate(
         self,
@@ -72,7 +73,7 @@ class Validation:
         try:
             if warm:
                 candidate = candidates.warm(raw_key)
-                if candidate is None or self._needs_store(candidate):
+                if candidate is None or self._has_to_wait(candidate):
                     return None
             else:
                 candidate = candidates.find(raw_key)
@@ -115,7 +116,7 @@ class Validation:
             candidate.rules.check(ip, origin, method, path)
         if scopes:
             candidate.require(scopes)
-        if cost != 1:
+        if type(cost) is not int or cost != 1:
             cost = _cost.validate_python(cost)
         result = candidate.result
         if candidate.limits is not None:
@@ -142,8 +143,10 @@ class Validation:
             self._context.hooks.fire("on_key_quota_exceeded", key)
             raise
 
-    def _needs_store(self, candidate: Candidate) -> bool:
-        """Whether there is an expiry to write down."""
+    def _has_to_wait(self, candidate: Candidate) -> bool:
+        """Whether there is an expiry to write down, or a limiter that may wait for a network."""
+        if candidate.limits is not None and not self._counts_at_once:
+            return True
         expires_at = candidate.expires_at
         return (
             expires_at is not None
