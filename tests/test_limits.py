@@ -223,6 +223,8 @@ def judge(
 @given(policies, steps(forward, st.floats(0, 2.1)))
 @settings(max_examples=400)
 @example(Limits(2, SECOND, 0, 0, 0), [1, 1.0, 0])
+@example(Limits(0, SECOND, 1, 0, 0), [1, 2.0, Limits(1, SECOND, 0, 0, 0), 1])
+@example(Limits(1, SECOND, 0, 0, 0), [1, 2.0, Limits(0, SECOND, 1, 0, 0), 1])
 def test_no_window_sees_more_than_its_limit_and_none_is_refused_early(
     limits: Limits, sequence: list[object]
 ) -> None:
@@ -426,6 +428,18 @@ def test_whatever_a_record_holds_it_mends_with_time(data: st.DataObject) -> None
     assert limiter.room(limits) == 3
     assert isinstance(limiter.take(limits, 3), RateLimitStatus)
     check_cells(limiter)
+
+
+@pytest.mark.parametrize("number", [-(2**63), 2**63 - 1])
+def test_numbers_beyond_all_limits_do_no_harm(number: int) -> None:
+    limiter, limits = Limiter(), Limits(5, SECOND, 0, 0, 0)
+    limiter.take(limits, 1)
+    cells = limiter.counters._records[KEY]
+    for place in range(limits_module._FIRST, limits_module._FIRST + limits_module._RING):
+        cells[place] = number
+    limiter.clock.turn(milliseconds=100)
+    limiter.take(limits, 1)
+    assert 0 <= limiter.room(limits) <= 5
 
 
 def test_a_sum_that_was_torn_from_its_parts_is_added_up_again() -> None:
