@@ -228,9 +228,7 @@ class TestChangingHands:
         assert one.update("a", add) == 2
         assert one._file == opened
 
-    def test_the_folder_is_gone_and_comes_back(
-        self, tmp_path: Path, looking: list[float]
-    ) -> None:
+    def test_the_folder_is_gone_and_comes_back(self, tmp_path: Path, looking: list[float]) -> None:
         folder = tmp_path / "folder"
         folder.mkdir()
         one = FileCounters(folder / "keys.db")

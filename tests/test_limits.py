@@ -100,9 +100,7 @@ class Window:
 
     def used(self, now: datetime) -> int:
         """At least so many are in the window that ends now, both ends included."""
-        return sum(
-            each.cost for each in self.counted if each.sure and now - each.at <= self.length
-        )
+        return sum(each.cost for each in self.counted if each.sure and now - each.at <= self.length)
 
     def used_at_most(self, now: datetime) -> int:
         return sum(each.cost for each in self.counted if now - each.latest <= self.at_most)

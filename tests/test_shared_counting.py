@@ -131,9 +131,7 @@ def test_all_processes_together_get_what_the_policy_allows(
     path = tmp_path / "keys.db"
     with Engine(SqliteStore(path)) as engine, hammers_of(engine, path, tmp_path) as started:
         policy = engine.create_policy(
-            PolicyCreate(
-                name="p", rate_limit=LIMIT, rate_limit_window=window, daily_quota=QUOTA
-            )
+            PolicyCreate(name="p", rate_limit=LIMIT, rate_limit_window=window, daily_quota=QUOTA)
         )
         created = engine.create_key(KeyCreate(name="k", policy_id=policy.id))
         *working, spare = started
