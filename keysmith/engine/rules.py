@@ -146,7 +146,7 @@ def _path_allowed(path: str | None, globs: Iterable[Sequence[str]]) -> bool:
 def _climbs(path: str, segments: Collection[str]) -> bool:
     """Whether a segment is `.` or `..`, or may be taken for one by a server behind us.
 
-    Some decode `%2e`, some separate at `\\`, and some leave out what follows a `;`.
+    Some decode `%2e`, some separate at backslashes, and some leave out what follows a `;`.
     """
     if "%" in path or "\\" in path or ";" in path:
         segments = _SEPARATORS.split(unquote(path))
