@@ -22,9 +22,8 @@ LIGHT = """
 import sys, logging
 before = dict(level=logging.root.level, handlers=list(logging.root.handlers))
 import keysmith
-heavy = {"alembic", "fastapi", "starlette", "uvicorn", "typer", "rich", "httpx"} & {
-    name.partition(".")[0] for name in sys.modules
-}
+heavy = {"alembic", "fastapi", "starlette", "uvicorn", "typer", "rich", "httpx"}
+heavy = (heavy | {"limits", "redis"}) & {name.partition(".")[0] for name in sys.modules}
 assert not heavy, heavy
 from sqlmodel import SQLModel
 assert not SQLModel.metadata.tables
