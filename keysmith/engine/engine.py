@@ -318,10 +318,6 @@ class Engine:
         """How many records this engine has dropped because their key was gone."""
         return self._context.usage.dropped
 
-    def flush(self) -> None:
-        """Writes what was recorded, and returns when it is in the store."""
-        self._context.usage.flush()
-
     # ------------------------------------------------------------------ policies
 
     def create_policy(self, data: PolicyCreate) -> Policy:
@@ -415,11 +411,20 @@ class Engine:
         """How often validation was answered from memory."""
         return self._context.candidates.statistics()
 
-    def close(self) -> None:
-        """Writes what was recorded, fires `on_shutdown` and closes the store.
+    def flush(self) -> None:
+        """Waits until all that was recorded is written and plugins have heard of all that happened.
 
-        May be called twice. Raises `StoreError` where usage cannot be written; the store is closed
-        all the same.
+        A plugin that hangs is waited for five seconds. Raises `StoreError` where usage cannot be
+        written; it goes on waiting then.
+        """
+        self._context.usage.flush()
+        self._context.hooks.flush()
+
+    def close(self) -> None:
+        """Writes what was recorded, tells plugins, fires `on_shutdown` and closes the store.
+
+        May be called twice. A plugin that hangs is waited for five seconds. Raises `StoreError`
+        where usage cannot be written; the store is closed all the same.
         """
         if self._closed:
             return
@@ -427,7 +432,7 @@ class Engine:
         try:
             self._context.usage.close()
         finally:
-            self._context.hooks.fire("on_shutdown")
+            self._context.hooks.close()
             self._context.store.close()
 
     def __enter__(self) -> Self:

@@ -79,7 +79,8 @@ class Keys:
 
     def _add(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
         try:
-            key = self._insert(self._context.tenancy.stamp(data), key_hash, hint)
+            data = self._context.tenancy.stamp(data)
+            key = self._insert(data, key_hash, hint)
         except (KeysmithError, ValidationError) as error:
             self._context.hooks.fire("on_key_create_failed", data, error)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from datetime import datetime
+from time import perf_counter
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
@@ -49,6 +50,9 @@ class Validation:
         self._tenancy = context.tenancy
         self._anyone = context.tenancy.tenant_id is None
         self._lifecycle = lifecycle
+        self._hooks = context.hooks
+        self._timed = context.hooks.hears("on_validation_timed")
+        self._heard = context.hooks.hears("on_key_validated")
 
     def validate(
         self,
@@ -63,22 +67,30 @@ class Validation:
         warm: bool = False,
     ) -> ValidationResult | None:
         """The result; `None` if it is to be `warm`, and the store would have to be asked."""
-        context = self._context
+        began = perf_counter() if self._timed else 0.0
+        candidates = self._context.candidates
         try:
             if warm:
-                candidate = context.candidates.warm(raw_key)
+                candidate = candidates.warm(raw_key)
                 if candidate is None or self._needs_store(candidate):
                     return None
             else:
-                candidate = context.candidates.find(raw_key)
+                candidate = candidates.find(raw_key)
             result = self._judge(candidate, ip, origin, method, path, scopes, cost)
-        except StoreError:
-            raise
         except KeysmithError as error:
-            context.hooks.fire("on_key_validation_failed", mask(raw_key), error)
+            self._tell_failure(raw_key, error, began)
             raise
-        context.hooks.fire("on_key_validated", result)
+        if self._timed:
+            self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
+        if self._heard:
+            self._hooks.fire("on_key_validated", result)
         return result
+
+    def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
+        if self._timed:
+            self._hooks.fire("on_validation_timed", error.code, perf_counter() - began)
+        if self._hooks.hears("on_key_validation_failed") and not isinstance(error, StoreError):
+            self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
 
     def _judge(
         self,
