@@ -16,7 +16,6 @@ from keysmith.errors import KeysmithError
 from keysmith.fastapi.calls import validate
 from keysmith.fastapi.clients import ClientAddress
 from keysmith.fastapi.credentials import HOW_TO_SEND, read_credential
-from keysmith.fastapi.limits import rate_limit_headers
 from keysmith.fastapi.problems import HTTPProblem, as_problem
 from keysmith.fastapi.seen import Seen
 
@@ -60,7 +59,7 @@ class APIKeyAuth(SecurityBase):
         """The result of the validation, for FastAPI to give to the route."""
         result = await self.authenticate(connection, scopes.scopes)
         if result is not None and result.rate_limit is not None:
-            response.headers.update(rate_limit_headers(result, self._engine.now()))
+            response.headers.update(Seen.of(connection.scope).headers)
         return result
 
     async def authenticate(

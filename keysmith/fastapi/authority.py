@@ -20,6 +20,7 @@ from keysmith.engine import Engine
 from keysmith.engine.scope_names import covers
 from keysmith.errors import InsufficientScopeError
 from keysmith.fastapi.auth import APIKeyAuth
+from keysmith.models import Key, Policy
 
 ROOT = "keysmith"
 """A root key is an ordinary key that holds the scope of this name in the tenant of this name."""
@@ -78,28 +79,24 @@ class Authority:
             return
         self.require(self._management(tenant_id, names))
 
-    def require_over_key(self, key_id: str) -> None:
-        """Raises it if the key can do more than the caller, and `KeyNotFoundError`."""
-        key = self.engine.get_key(key_id)
-        self.require_all_of(key.tenant_id, self._held(key_id))
+    def require_over_key(self, key: Key) -> None:
+        """Raises it if the key can do more than the caller."""
+        held = [scope.name for scope in self.engine.list_key_scopes(key.id)]
+        self.require_all_of(key.tenant_id, held)
 
-    def require_over_policy(self, policy_id: str, allowed_scopes: Collection[str] | None) -> None:
-        """Raises it if what a policy is to allow lets its keys do more than the caller.
+    def require_over_policy(self, policy: Policy, allowed_scopes: Collection[str] | None) -> None:
+        """Raises it if what a policy is to allow would let its keys do more than the caller.
 
-        Raises `PolicyNotFoundError`, too. `None` for `allowed_scopes` leaves them as they are.
+        `None` leaves what it allows as it is.
         """
-        policy = self.engine.get_policy(policy_id)
         self.require_tenant(policy.tenant_id)
         if allowed_scopes is None or not policy.allowed_scopes:
             return
         everything = [ROOT if self.engine.tenant_id is None else TENANT]
-        allowed = self._management(policy.tenant_id, allowed_scopes) or ()
+        allowed = self._management(policy.tenant_id, allowed_scopes)
         before = self._management(policy.tenant_id, policy.allowed_scopes)
         wanted = allowed if allowed_scopes else everything
         self.require(scope for scope in wanted if not covers(before, scope))
-
-    def _held(self, key_id: str) -> list[str]:
-        return [scope.name for scope in self.engine.list_key_scopes(key_id)]
 
     def _management(self, tenant_id: str, names: Iterable[str]) -> set[str]:
         """The management scopes among these and all that lies below them."""

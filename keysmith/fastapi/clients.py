@@ -16,10 +16,8 @@ MAX_HEADER_LENGTH = 8192
 
 _networks: TypeAdapter[list[str]] = TypeAdapter(list[Network])
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR = re.compile(
-    rf"""\s*(?:({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*"))?\s*([;,]|$)"""
-)
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PAIR = re.compile(rf"""\s*(?:({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*"))?\s*([;,]|$)""")
 """A pair of the `Forwarded` header, perhaps none, and what follows it (RFC 7239, section 4)."""
 
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([0-9.]+)(?::\d{1,5})?|([0-9A-Fa-f:.]+)")
@@ -61,7 +59,9 @@ class ClientAddress:
 
     def _nearest(self, hops: Hops) -> str | None:
         """The last hop that is no trusted proxy; the first of all if all are."""
-        untrusted = (hop for hop in reversed(hops) if hop is None or hop not in (self._trusted or ()))
+        untrusted = (
+            hop for hop in reversed(hops) if hop is None or hop not in (self._trusted or ())
+        )
         return next(untrusted, hops[0] if hops else None)
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from keysmith.engine import Engine, ValidationResult
+from keysmith.fastapi.limits import rate_limit_headers
 
 _SCOPE_KEY = "keysmith"
 
 
 class Seen:
-    """One for each request. It lies in the ASGI scope, also in the copies that others make of it."""
+    """One for each request. It lies in the ASGI scope, and in the copies that others make of it."""
 
-    __slots__ = ("_engine", "address", "result", "scope")
+    __slots__ = ("_engine", "address", "headers", "result", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         """The innermost scope, which knows the route."""
         self.result: ValidationResult | None = None
         self.address: str | None = None
+        self.headers: dict[str, str] = {}
+        """What the answer is to tell of the key's rate limit."""
         self._engine: Engine | None = None
 
     @classmethod
@@ -36,5 +39,7 @@ class Seen:
     def note(
         self, engine: Engine, result: ValidationResult, address: str | None, scope: Scope
     ) -> None:
-        """Remembers whose key it was. Where several keys are good for a request, the last one."""
+        """Remembers whose key it was; should several engines be asked, what the last one said."""
         self._engine, self.result, self.address, self.scope = engine, result, address, scope
+        if result.rate_limit is not None:
+            self.headers = rate_limit_headers(result, engine.now())
