@@ -210,7 +210,7 @@ class ConflictError(KeysmithError):
 
 
 class RequestRepeatedError(ConflictError):
-    """The request was carried out before, and its raw key shown then. Rotate the key for another."""
+    """The request was carried out before, and its raw key shown. Rotate the key for another."""
 
     code = "request_repeated"
 

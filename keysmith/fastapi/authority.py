@@ -28,13 +28,15 @@ ROOT = "keysmith"
 TENANT = "keysmith:tenant"
 """The scope of all management within the key's own tenant."""
 
+METRICS = "keysmith:metrics:read"
+
 SCOPES = (
     ROOT,
     TENANT,
     "keysmith:keys:read",
     "keysmith:keys:validate",
     "keysmith:keys:write",
-    "keysmith:metrics:read",
+    METRICS,
     "keysmith:policies:read",
     "keysmith:policies:write",
     "keysmith:scopes:read",
