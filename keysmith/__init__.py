@@ -9,7 +9,17 @@ created = engine.create_key(KeyCreate(name="Production"))
 engine.validate_key(created.raw_key)
 """
 
-from keysmith.engine import CreatedKey, Engine, Plugin, RateLimitStatus, ValidationResult
+from keysmith.engine import (
+    AsyncEngine,
+    CacheStatistics,
+    CreatedKey,
+    Engine,
+    Limits,
+    Plugin,
+    RateLimiter,
+    RateLimitStatus,
+    ValidationResult,
+)
 from keysmith.errors import (
     ConflictError,
     InsufficientScopeError,
@@ -76,6 +86,8 @@ from keysmith.raw_keys import Hasher, HmacSha256Hasher, KeyGenerator
 from keysmith.stores import SqliteStore, Store, open_store
 
 __all__ = [
+    "AsyncEngine",
+    "CacheStatistics",
     "ConflictError",
     "CreatedKey",
     "Engine",
@@ -99,6 +111,7 @@ __all__ = [
     "KeySuspendedError",
     "KeyUpdate",
     "KeysmithError",
+    "Limits",
     "MethodNotAllowedError",
     "NotFoundError",
     "OriginNotAllowedError",
@@ -115,6 +128,7 @@ __all__ = [
     "QuotaExceededError",
     "RateLimitStatus",
     "RateLimitedError",
+    "RateLimiter",
     "RequestMismatchError",
     "RequestRepeatedError",
     "Rotation",

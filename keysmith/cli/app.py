@@ -74,7 +74,9 @@ def serve(
     ] = None,
     trusted_proxy: Annotated[
         list[str] | None,
-        typer.Option(help="A proxy's address or network, whose X-Forwarded-For counts; repeatable."),
+        typer.Option(
+            help="A proxy's address or network, whose X-Forwarded-For counts; repeatable."
+        ),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="Who may read /metrics: root (the default), open or off.")

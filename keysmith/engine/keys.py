@@ -39,11 +39,11 @@ class Keys:
     def create(self, data: KeyCreate, idempotency_key: str | None) -> CreatedKey:
         raw_key = self._context.generator.generate(data.prefix, data.environment.value)
         key_hash = self._context.hasher.hash(raw_key)
-        key = self._add(data, key_hash, hint_of(raw_key), idempotency_key)
+        key = self._add(data, key_hash, hint_of(raw_key), idempotency_key=idempotency_key)
         return CreatedKey(key, raw_key)
 
     def import_(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
-        return self._add(data, key_hash, hint, None)
+        return self._add(data, key_hash, hint, imported=True)
 
     def get(self, key_id: str) -> Key:
         return self._context.key(key_id)
@@ -85,10 +85,19 @@ class Keys:
                 precondition(key)
             self._context.store.keys.delete(key_id)
 
-    def _add(self, data: KeyCreate, key_hash: str, hint: str, idempotency_key: str | None) -> Key:
+    def _add(
+        self,
+        data: KeyCreate,
+        key_hash: str,
+        hint: str,
+        *,
+        imported: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Key:
         try:
             data = self._context.tenancy.stamp(data)
-            key = self._insert(data, key_hash, hint, self._mark(data, idempotency_key))
+            mark = self._mark(data, idempotency_key)
+            key = self._insert(data, key_hash, hint, imported, mark)
         except RequestRepeatedError:
             raise
         except (KeysmithError, ValidationError) as error:
@@ -103,7 +112,9 @@ class Keys:
         asked = data.model_dump(mode="json", exclude_defaults=True)
         return Mark.of(self._context.tenancy, idempotency_key, asked)
 
-    def _insert(self, data: KeyCreate, key_hash: str, hint: str, mark: Mark | None) -> Key:
+    def _insert(
+        self, data: KeyCreate, key_hash: str, hint: str, imported: bool, mark: Mark | None
+    ) -> Key:
         store = self._context.store
         with store.transaction():
             if mark is not None:
@@ -111,7 +122,8 @@ class Keys:
             now = self._context.now()
             policy = self._policy(data.policy_id, data.tenant_id)
             refuse_unallowed(store, policy, data.scopes)
-            self._refuse_used(key_hash)
+            if imported:
+                self._refuse_used(key_hash)
             values = data.model_dump(exclude={"scopes", "expires_at"})
             key = Key(
                 **values,
@@ -126,7 +138,8 @@ class Keys:
                 updated_at=now,
             )
             store.keys.create(key)
-            store.scopes.assign_to_key(key.id, data.scopes)
+            if data.scopes:
+                store.scopes.assign_to_key(key.id, data.scopes)
             return key
 
     def _policy(self, policy_id: str | None, tenant_id: str) -> Policy | None:

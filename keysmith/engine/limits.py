@@ -13,8 +13,9 @@ counted counts in the present.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol, Self
 
 from keysmith.clock import Clock
@@ -31,8 +32,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = 1_000_000
 
-# A window's cells in a record: the width of its slices in microseconds, the newest slice, a ring.
-_WIDTH, _NEWEST, _FIRST = 0, 1, 2
+# A window's cells in a record: the width of its slices in microseconds, the newest slice, how many
+# requests count in all, and in each slice of a ring.
+_WIDTH, _NEWEST, _TOTAL, _FIRST = 0, 1, 2, 3
 _WINDOW_CELLS = _FIRST + _RING
 
 # A quota's cells: which day or month, how many.
@@ -43,6 +45,13 @@ _RATE = 0
 _BURST = _RATE + _WINDOW_CELLS
 _DAY = _BURST + _WINDOW_CELLS
 _MONTH = _DAY + 2
+
+
+def _slice_width(window: timedelta) -> int:
+    return -(-(window // _MICROSECOND) // SLICES)
+
+
+_BURST_SLICE = _slice_width(timedelta(seconds=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +67,27 @@ class Limits:
     """Requests in a calendar day of UTC."""
     monthly_quota: int
     """Requests in a calendar month of UTC."""
+    slice_width: int = field(init=False, repr=False)
+    """Microseconds that a slice of the window is wide."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slice_width", _slice_width(self.window))
 
     @classmethod
     def of(cls, policy: PolicyFields | None) -> Self | None:
         """The policy's limits; `None` if it has none."""
         if policy is None:
             return None
-        limits = cls(
+        limited = policy.rate_limit or policy.burst_limit
+        if not (limited or policy.daily_quota or policy.monthly_quota):
+            return None
+        return cls(
             policy.rate_limit,
             policy.rate_limit_window,
             policy.burst_limit,
             policy.daily_quota,
             policy.monthly_quota,
         )
-        limited = policy.rate_limit or policy.burst_limit
-        return limits if limited or policy.daily_quota or policy.monthly_quota else None
 
 
 class RateLimiter(Protocol):
@@ -115,50 +130,65 @@ def quota_resets(period: Period, now: datetime) -> datetime:
 
 def _take(cells: array[int], limits: Limits, cost: int, now: datetime) -> RateLimitStatus | None:
     moment = (now - _EPOCH) // _MICROSECOND
-    windows: list[tuple[int, int, int]] = []
-    used = 0
-    if limits.rate_limit:
-        used = _slide(cells, _RATE, limits.window // _MICROSECOND, moment)
-        windows.append((_RATE, limits.rate_limit, used))
-    if limits.burst_limit:
-        used_in_second = _slide(cells, _BURST, _SECOND, moment)
-        windows.append((_BURST, limits.burst_limit, used_in_second))
+    rate, burst = limits.rate_limit, limits.burst_limit
+    used = _slide(cells, _RATE, limits.slice_width, moment) if rate else 0
+    used_in_second = _slide(cells, _BURST, _BURST_SLICE, moment) if burst else 0
     if cost:
-        full = [(at, used + cost - limit) for at, limit, used in windows if used + cost > limit]
-        if full:
-            raise RateLimitedError(retry_after=max(_wait(cells, moment, *each) for each in full))
+        excess = used + cost - rate if rate else 0
+        excess_in_second = used_in_second + cost - burst if burst else 0
+        if excess > 0 or excess_in_second > 0:
+            waits = (
+                _wait(cells, _RATE, excess, moment),
+                _wait(cells, _BURST, excess_in_second, moment),
+            )
+            raise RateLimitedError(retry_after=max(waits))
         if limits.daily_quota or limits.monthly_quota:
             _count_in_quotas(cells, limits, cost, now)
-        for at, _, _ in windows:
-            cells[at + _FIRST + cells[at + _NEWEST] % _RING] += cost
-    if not limits.rate_limit:
+        if rate:
+            _count(cells, _RATE, cost)
+        if burst:
+            _count(cells, _BURST, cost)
+    if not rate:
         return None
-    remaining = limits.rate_limit - used - cost
-    return RateLimitStatus(limits.rate_limit, max(0, remaining), _datetime(_empty(cells, moment)))
+    return RateLimitStatus(rate, max(0, rate - used - cost), _datetime(_emptied(cells, moment)))
 
 
-def _slide(cells: array[int], at: int, window: int, moment: int) -> int:
+def _slide(cells: array[int], at: int, width: int, moment: int) -> int:
     """Brings a window up to the moment, and tells how many requests still count in it."""
-    width = -(-window // SLICES)
-    slice_, newest, first = moment // width, cells[at + _NEWEST], at + _FIRST
+    slice_, newest = moment // width, cells[at + _NEWEST]
     if cells[at + _WIDTH] != width or slice_ < newest - SLICES:
-        # Another window than before, or a clock that was put back: what still counts counts from
-        # now on, so that neither lets more through.
-        passed = cells[at + _WIDTH] * (newest + _RING) <= moment
-        total = 0 if passed else sum(cells[first : first + _RING])
-        cells[first : first + _RING] = array("q", bytes(8 * _RING))
-        cells[at + _WIDTH], cells[at + _NEWEST] = width, slice_
-        cells[first + slice_ % _RING] = total
+        _begin_anew(cells, at, width, moment)
     elif slice_ > newest:
-        for passed_slice in range(newest + 1, min(slice_, newest + _RING) + 1):
-            cells[first + passed_slice % _RING] = 0
+        first = at + _FIRST
+        for passed in range(newest + 1, min(slice_, newest + _RING) + 1):
+            cells[at + _TOTAL] -= cells[first + passed % _RING]
+            cells[first + passed % _RING] = 0
         cells[at + _NEWEST] = slice_
-    return sum(cells[first : first + _RING])
+    return cells[at + _TOTAL]
 
 
-def _wait(cells: array[int], moment: int, at: int, excess: int) -> float:
+def _begin_anew(cells: array[int], at: int, width: int, moment: int) -> None:
+    """For another window than before, or a clock that was put back.
+
+    What still counts counts from now on, so that neither lets more through.
+    """
+    passed = cells[at + _WIDTH] * (cells[at + _NEWEST] + _RING) <= moment
+    total, first, slice_ = 0 if passed else cells[at + _TOTAL], at + _FIRST, moment // width
+    cells[first : first + _RING] = array("q", bytes(8 * _RING))
+    cells[at + _WIDTH], cells[at + _NEWEST], cells[at + _TOTAL] = width, slice_, total
+    cells[first + slice_ % _RING] = total
+
+
+def _count(cells: array[int], at: int, cost: int) -> None:
+    cells[at + _TOTAL] += cost
+    cells[at + _FIRST + cells[at + _NEWEST] % _RING] += cost
+
+
+def _wait(cells: array[int], at: int, excess: int, moment: int) -> float:
     """Seconds until so many requests count no more, should no other come."""
     width, newest, first = cells[at + _WIDTH], cells[at + _NEWEST], at + _FIRST
+    if excess <= 0:
+        return 0.0
     for slice_ in range(newest - SLICES, newest + 1):
         excess -= cells[first + slice_ % _RING]
         if excess <= 0:
@@ -166,12 +196,12 @@ def _wait(cells: array[int], moment: int, at: int, excess: int) -> float:
     return width * _RING / _SECOND  # it costs more than the limit is: never
 
 
-def _empty(cells: array[int], moment: int) -> int:
+def _emptied(cells: array[int], moment: int) -> int:
     """When nothing of what has been counted against the rate limit counts any more."""
-    width, newest, first = cells[_RATE + _WIDTH], cells[_RATE + _NEWEST], _RATE + _FIRST
+    newest, first = cells[_RATE + _NEWEST], _RATE + _FIRST
     for slice_ in range(newest, newest - _RING, -1):
         if cells[first + slice_ % _RING]:
-            return (slice_ + _RING) * width
+            return (slice_ + _RING) * cells[_RATE + _WIDTH]
     return moment
 
 
@@ -197,6 +227,7 @@ def _count_in_quotas(cells: array[int], limits: Limits, cost: int, now: datetime
         cells[at + _COUNT] += cost
 
 
+@lru_cache(maxsize=1024)
 def _datetime(microseconds: int) -> datetime:
     try:
         return _EPOCH + timedelta(microseconds=microseconds)

@@ -11,9 +11,8 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
-from keysmith.engine import Engine, ValidationResult
+from keysmith.engine import AsyncEngine, Engine, ValidationResult
 from keysmith.errors import KeysmithError
-from keysmith.fastapi.calls import validate
 from keysmith.fastapi.clients import ClientAddress
 from keysmith.fastapi.credentials import HOW_TO_SEND, read_credential
 from keysmith.fastapi.problems import HTTPProblem, as_problem
@@ -38,7 +37,11 @@ class APIKeyAuth(SecurityBase):
     """
 
     def __init__(
-        self, engine: Engine, *, optional: bool = False, trusted_proxies: Iterable[str] = ()
+        self,
+        engine: Engine | AsyncEngine,
+        *,
+        optional: bool = False,
+        trusted_proxies: Iterable[str] = (),
     ) -> None:
         """What asks this engine.
 
@@ -49,7 +52,7 @@ class APIKeyAuth(SecurityBase):
         """
         self.scheme_name = "Keysmith"
         self.model = HTTPBearer(description=f"An API key: {HOW_TO_SEND}.")
-        self._engine = engine
+        self._engine = engine if isinstance(engine, AsyncEngine) else AsyncEngine(engine)
         self._optional = optional
         self._address = ClientAddress(trusted_proxies)
 
@@ -85,22 +88,21 @@ class APIKeyAuth(SecurityBase):
     async def _validate(
         self, connection: HTTPConnection, raw_key: str, scopes: Iterable[str]
     ) -> ValidationResult:
-        scope = connection.scope
+        scope, engine = connection.scope, self._engine.engine
         seen = Seen.of(scope)
         origins = connection.headers.getlist("Origin")
         address = self._address(connection)
         try:
-            result = await validate(
-                self._engine,
+            result = await self._engine.validate_key(
                 raw_key,
                 ip=address,
                 origin=origins[0] if len(origins) == 1 else None,
                 method=scope.get("method", "GET"),  # a websocket begins with a GET
                 path=scope["path"],
                 scopes=scopes,
-                cost=0 if seen.counted_for(self._engine) else 1,
+                cost=0 if seen.counted_for(engine) else 1,
             )
         except KeysmithError as error:
-            raise as_problem(error, self._engine.now) from error
-        seen.note(self._engine, result, address, scope)
+            raise as_problem(error, engine.now) from error
+        seen.note(engine, result, address, scope)
         return result

@@ -16,7 +16,7 @@ from fastapi import Depends, Request, Response
 from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 
-from keysmith.engine import Engine
+from keysmith.engine import AsyncEngine, Engine
 from keysmith.engine.scope_names import covers
 from keysmith.errors import InsufficientScopeError
 from keysmith.fastapi.auth import APIKeyAuth
@@ -56,6 +56,8 @@ class Authority:
     """The management scopes that the caller is granted."""
     name: str = ""
     """Who it is: the ID of a key, a user's name. Rotations keep it, and idempotency goes by it."""
+    asynchronous: AsyncEngine | None = None
+    """The same engine for the event loop, if there is one already."""
 
     def grants(self, scope: str) -> bool:
         """Whether the caller is granted this scope."""
@@ -119,9 +121,10 @@ class ManagementAuth(APIKeyAuth):
     ) -> Authority:
         """The authority that the request's key has."""
         result = await super().__call__(connection, scopes, response)
-        key = result.key
-        engine = self._engine if key.tenant_id == ROOT else self._engine.for_tenant(key.tenant_id)
-        return Authority(engine, frozenset(result.scopes), key.id)
+        key, engine = result.key, self._engine
+        if key.tenant_id != ROOT:
+            engine = engine.for_tenant(key.tenant_id)
+        return Authority(engine.engine, frozenset(result.scopes), key.id, engine)
 
 
 def remember(authorize: Authorize) -> Any:

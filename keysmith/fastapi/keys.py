@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from keysmith.engine import CreatedKey, ValidationResult
+from keysmith.engine import AsyncEngine, CreatedKey, ValidationResult
 from keysmith.errors import KeysmithError, RequestRepeatedError
 from keysmith.fastapi.authority import Authority, ReadKeys, ValidateKeys, WriteKeys
-from keysmith.fastapi.calls import validate
 from keysmith.fastapi.headers import IdempotencyKey, IfMatch, require_match, versioned
 from keysmith.fastapi.problems import FieldProblem, ProblemRoute, as_problem
 from keysmith.fastapi.schemas import (
@@ -58,8 +57,9 @@ async def validate_key(data: ValidateRequest, caller: ValidateKeys) -> Validatio
     A key that is not good is answered with 401, 403 or 429, and `raw_key` among the `errors`; an
     answer without that is about the key that this request itself was made with.
     """
+    engine = caller.asynchronous or AsyncEngine(caller.engine)
     try:
-        return await validate(caller.engine, **data.model_dump())
+        return await engine.validate_key(**data.model_dump())
     except KeysmithError as error:
         problem = as_problem(error, caller.engine.now)
         about = FieldProblem(location="body", field="raw_key", detail=problem.detail)

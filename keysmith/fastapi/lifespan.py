@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from keysmith.engine import Engine
+from keysmith.engine import AsyncEngine, Engine
 
 
 def check_ready(engine: Engine) -> None:
@@ -18,7 +18,7 @@ def check_ready(engine: Engine) -> None:
 
 
 def keysmith_lifespan(
-    engine: Engine, *, migrate: bool = False
+    engine: Engine | AsyncEngine, *, migrate: bool = False
 ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """A lifespan for an application: `FastAPI(lifespan=keysmith_lifespan(engine, migrate=True))`.
 
@@ -28,14 +28,16 @@ def keysmith_lifespan(
     closed. In a lifespan of one's own: `async with keysmith_lifespan(engine)(app): yield`.
     """
 
+    opened = engine.engine if isinstance(engine, AsyncEngine) else engine
+
     @asynccontextmanager
     async def lifespan(_app: Any) -> AsyncIterator[None]:
         try:
             if migrate:
-                await run_in_threadpool(engine.store.migrate)
-            await run_in_threadpool(check_ready, engine)
+                await run_in_threadpool(opened.store.migrate)
+            await run_in_threadpool(check_ready, opened)
             yield
         finally:
-            await run_in_threadpool(engine.close)
+            await run_in_threadpool(opened.close)
 
     return lifespan

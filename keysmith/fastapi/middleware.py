@@ -13,9 +13,8 @@ from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from keysmith.engine import Engine
+from keysmith.engine import AsyncEngine, Engine
 from keysmith.errors import KeysmithError
-from keysmith.fastapi.calls import record
 from keysmith.fastapi.seen import Seen
 from keysmith.models import UsageCreate
 from keysmith.models.usages import MAX_LATENCY_MS
@@ -51,11 +50,15 @@ class UsageMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, engine: Engine, *, timer: Callable[[], float] = time.perf_counter
+        self,
+        app: ASGIApp,
+        engine: Engine | AsyncEngine,
+        *,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`timer` gives seconds from any moment on."""
         self._app = app
-        self._engine = engine
+        self._engine = engine if isinstance(engine, AsyncEngine) else AsyncEngine(engine)
         self._timer = timer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +103,7 @@ class UsageMiddleware:
             latency_ms=min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
         )
         try:
-            await record(self._engine, usage)
+            await self._engine.record_usage(usage)
         except KeysmithError as error:
             logger.warning("A request of %s was not recorded: %s", usage.key_id, error)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from keysmith.engine import Engine
+from keysmith.engine import AsyncEngine, Engine
 from keysmith.fastapi import keys, policies, scopes, usage
 from keysmith.fastapi.authority import Authorize, ManagementAuth, remember
 from keysmith.fastapi.problems import MEDIA_TYPE, Problem
@@ -23,7 +23,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def management_router(
-    engine: Engine, *, authorize: Authorize | None = None, prefix: str = "/v1"
+    engine: Engine | AsyncEngine, *, authorize: Authorize | None = None, prefix: str = "/v1"
 ) -> APIRouter:
     """The routes that manage keys, policies and scopes; include it in an application.
 

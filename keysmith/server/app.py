@@ -35,7 +35,9 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics | None = Non
     app.include_router(health_router(engine))
     if metrics is not None:
         metrics.watch(engine)
-        app.include_router(metrics_router(metrics, None if settings.metrics == "open" else authorize))
+        app.include_router(
+            metrics_router(metrics, None if settings.metrics == "open" else authorize)
+        )
     return app
 
 

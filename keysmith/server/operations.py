@@ -62,7 +62,9 @@ def metrics_router(metrics: Metrics, authorize: ManagementAuth | None) -> APIRou
         generate_unique_id_function=lambda route: route.name,
     )
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @router.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    )
     def read_metrics() -> Response:
         """Tells Prometheus what has happened, and how long validations take."""
         text, content_type = metrics.exposition()

@@ -21,13 +21,13 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
-    database_url: str = Field(DEFAULT_DATABASE_URL, repr=False)
+    database_url: str = Field(default=DEFAULT_DATABASE_URL, repr=False)
     """Where the keys are: `sqlite:///relative.db` or `sqlite:////absolute.db`."""
     host: str = "127.0.0.1"
     """The address to listen on."""
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on; 0 for any that is free."""
-    workers: int = Field(1, ge=1, le=256)
+    workers: int = Field(default=1, ge=1, le=256)
     """How many processes serve."""
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
     """Proxies, as addresses and networks, whose word on a client's address counts."""
@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     """Lines for people, or a JSON object a line."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged at least; requests are at `info`."""
-    shutdown_timeout: int = Field(30, ge=0)
+    shutdown_timeout: int = Field(default=30, ge=0)
     """Seconds that requests under way are waited for when the server is stopped."""
 
     @field_validator("database_url")

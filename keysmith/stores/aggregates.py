@@ -16,12 +16,33 @@ from keysmith.errors import NotFoundError
 from keysmith.models import Period, UsageAggregate
 from keysmith.models.usages import ERROR_STATUS
 from keysmith.stores.base import UsageFilters
+from keysmith.stores.bulk import stored_moment, write_rows
 from keysmith.stores.repository import SqlRepository
-from keysmith.stores.sketch import LatencySketch
+from keysmith.stores.sketch import LatencySketch, bin_of
 
 _table: sa.Table = sa.inspect(UsageAggregate).local_table  # type: ignore[assignment]
-_IDENTITY = ("key_id", "period", "period_start")
 _columns = _table.c
+
+_IDENTITY = ("key_id", "period", "period_start")
+_ADDED = (
+    "tenant_id",
+    "request_count",
+    "error_count",
+    "total_latency",
+    "p50_latency",
+    "p99_latency",
+    "latency_sketch",
+)
+
+_COLUMNS = (*_IDENTITY, *_ADDED)
+
+Identity = tuple[str, str, Any]
+"""Key, period and its start, as they are stored."""
+
+Sum = tuple[int, int, float, bytes]
+"""Requests, errors, latency and sketch of what has been added so far."""
+
+_NOTHING: Sum = (0, 0, 0.0, b"")
 
 
 class Counted(NamedTuple):
@@ -43,28 +64,24 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
 
     def add(self, connection: sa.Connection, records: Iterable[Counted]) -> None:
         """Adds records to their days and months, in the caller's transaction."""
-        groups: dict[tuple[str, datetime], list[Counted]] = defaultdict(list)
-        days: dict[date, tuple[datetime, datetime]] = {}
+        stored = stored_moment(connection.dialect)
+        periods: dict[date, tuple[Any, Any]] = {}
+        groups: dict[Identity, list[tuple[Counted, int | None]]] = defaultdict(list)
         for record in records:
             day = record.created_at.date()
-            starts = days.get(day)
-            if starts is None:
-                starts = days[day] = (
-                    Period.DAILY.start(record.created_at),
-                    Period.MONTHLY.start(record.created_at),
-                )
-            groups[record.key_id, starts[0]].append(record)
-        sums: dict[tuple[str, Period, datetime], _Sum] = {}
-        for (key_id, start), members in groups.items():
-            daily = _Sum.of(members)
-            sums[key_id, Period.DAILY, start] = daily
-            month = (key_id, Period.MONTHLY, days[start.date()][1])
-            if month in sums:
-                sums[month].merge(daily)
-            else:
-                sums[month] = daily.copy()
-        self._merge_stored(connection, sums)
-        self._write(connection, sums)
+            if day not in periods:
+                daily, monthly = (period.start(record.created_at) for period in _PERIODS)
+                periods[day] = stored(daily), stored(monthly)
+            counted = record, bin_of(record.latency_ms)
+            for period, start in zip(_PERIOD_NAMES, periods[day], strict=True):
+                groups[record.key_id, period, start].append(counted)
+        found = self._stored(connection, groups)
+        rows = [
+            _row(identity, found.get(identity, _NOTHING), members)
+            for identity, members in groups.items()
+        ]
+        if rows:
+            write_rows(connection, _upsert(connection.dialect.name), _COLUMNS, rows)
 
     def requests(self, key_id: str, period: Period, day: date) -> int:
         """How many requests a key made in the period in which a day lies."""
@@ -91,88 +108,49 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
             )
         return self._page(criteria, limit=limit, order_by=(start.desc(), _columns.key_id))
 
-    def _merge_stored(
-        self, connection: sa.Connection, sums: dict[tuple[str, Period, datetime], _Sum]
-    ) -> None:
-        stored = connection.execute(
-            _STORED,
-            {
-                "key_ids": list({key_id for key_id, _, _ in sums}),
-                "starts": list({start for _, _, start in sums}),
-            },
-        )
-        for key_id, period, start, requests, errors, latency, sketch in stored:
-            found = sums.get((key_id, period, start))
-            if found is not None:
-                found.merge(_Sum("", requests, errors, latency, LatencySketch.from_bytes(sketch)))
-
-    def _write(
-        self, connection: sa.Connection, sums: dict[tuple[str, Period, datetime], _Sum]
-    ) -> None:
-        rows = [
-            {"key_id": key_id, "period": period, "period_start": start, **each.row()}
-            for (key_id, period, start), each in sums.items()
-        ]
-        if rows:
-            connection.execute(_upsert(connection.dialect.name), rows)
+    def _stored(
+        self, connection: sa.Connection, identities: Iterable[Identity]
+    ) -> dict[Identity, Sum]:
+        key_ids, _, starts = (set(each) for each in zip(*identities, strict=True))
+        found = connection.execute(_STORED, {"key_ids": list(key_ids), "starts": list(starts)})
+        return {tuple(row[:3]): tuple(row[3:]) for row in found}  # type: ignore[misc]
 
 
-class _Sum:
-    """What some records of one key add up to."""
-
-    __slots__ = ("_errors", "_latency", "_requests", "_sketch", "_tenant_id")
-
-    def __init__(
-        self, tenant_id: str, requests: int, errors: int, latency: float, sketch: LatencySketch
-    ) -> None:
-        self._tenant_id = tenant_id
-        self._requests, self._errors, self._latency = requests, errors, latency
-        self._sketch = sketch
-
-    @classmethod
-    def of(cls, records: Sequence[Counted]) -> _Sum:
-        latencies = [record.latency_ms for record in records]
-        errors = sum(record.status_code >= ERROR_STATUS for record in records)
-        sketch = LatencySketch()
-        sketch.add(latencies)
-        return cls(records[0].tenant_id, len(records), errors, sum(latencies), sketch)
-
-    def copy(self) -> _Sum:
-        copied = _Sum(self._tenant_id, 0, 0, 0.0, LatencySketch())
-        copied.merge(self)
-        return copied
-
-    def merge(self, other: _Sum) -> None:
-        self._requests += other._requests
-        self._errors += other._errors
-        self._latency += other._latency
-        self._sketch.merge(other._sketch)
-
-    def row(self) -> dict[str, Any]:
-        median, slowest = self._sketch.quantiles(0.50, 0.99)
-        return {
-            "tenant_id": self._tenant_id,
-            "request_count": self._requests,
-            "error_count": self._errors,
-            "total_latency": self._latency,
-            "p50_latency": median,
-            "p99_latency": slowest,
-            "latency_sketch": self._sketch.to_bytes(),
-        }
+def _row(
+    identity: Identity, so_far: Sum, members: Sequence[tuple[Counted, int | None]]
+) -> tuple[Any, ...]:
+    """The row to write: what there was and what is added, in the order of the columns."""
+    requests, errors, latency, stored_sketch = so_far
+    sketch = LatencySketch.from_bytes(stored_sketch)
+    sketch.add([bin_ for _, bin_ in members])
+    median, slowest = sketch.quantiles(0.50, 0.99)
+    records = [record for record, _ in members]
+    return (
+        *identity,
+        records[0].tenant_id,
+        requests + len(records),
+        errors + sum(record.status_code >= ERROR_STATUS for record in records),
+        latency + sum(record.latency_ms for record in records),
+        median,
+        slowest,
+        sketch.to_bytes(),
+    )
 
 
+_PERIODS = (Period.DAILY, Period.MONTHLY)
+_PERIOD_NAMES = tuple(period.value for period in _PERIODS)
+
+# As the driver gives them, since both sides of the comparison come from it.
 _STORED = sa.select(
-    _columns.key_id,
-    _columns.period,
-    _columns.period_start,
-    _columns.request_count,
-    _columns.error_count,
-    _columns.total_latency,
-    _columns.latency_sketch,
+    *(
+        sa.type_coerce(_columns[name], sa.types.NullType())
+        for name in (*_IDENTITY, "request_count", "error_count", "total_latency", "latency_sketch")
+    )
 ).where(
     _columns.key_id.in_(sa.bindparam("key_ids", expanding=True)),
-    _columns.period.in_(list(Period)),
-    _columns.period_start.in_(sa.bindparam("starts", expanding=True)),
+    sa.type_coerce(_columns.period_start, sa.types.NullType()).in_(
+        sa.bindparam("starts", expanding=True)
+    ),
 )
 
 
@@ -181,18 +159,14 @@ def _upsert(dialect: str) -> Any:
     """The row is written anew where there is one: what it held has been added to it."""
     insert = _dialect_insert(dialect)
     return insert.on_conflict_do_update(
-        index_elements=_IDENTITY,
-        set_={
-            column.name: insert.excluded[column.name]
-            for column in _columns
-            if column.name not in _IDENTITY
-        },
+        index_elements=_IDENTITY, set_={name: insert.excluded[name] for name in _ADDED}
     )
 
 
 def _dialect_insert(dialect: str) -> Any:
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in _COLUMNS}
     if dialect == "postgresql":
         from sqlalchemy.dialects import postgresql  # noqa: PLC0415  most never need it
 
-        return postgresql.insert(_table)
-    return sqlite.insert(_table)
+        return postgresql.insert(_table).values(values)
+    return sqlite.insert(_table).values(values)

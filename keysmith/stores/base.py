@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import NamedTuple, Protocol, Self, TypeVar, Unpack
 
 from pydantic import ConfigDict
 from sqlalchemy import Engine as DatabaseEngine
@@ -335,8 +335,7 @@ class Credential:
     """The policy's `allowed_scopes`, and all below them; `None` for all."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedUsage:
+class RecordedUsage(NamedTuple):
     """A request as it was recorded, and for whom."""
 
     data: UsageCreate

@@ -150,7 +150,12 @@ class SqliteCredentials:
         if self._database.joined() is not None:
             return None
         with self._lock:
-            return self._generation + self._execute("PRAGMA data_version")[0]  # type: ignore[no-any-return]
+            try:
+                # Spelt out, as every validation waits for it.
+                found = self._cursor.execute("PRAGMA data_version").fetchone()  # type: ignore[union-attr]
+            except (AttributeError, sqlite3.Error):
+                found = self._execute("PRAGMA data_version")
+            return self._generation + found[0]  # type: ignore[no-any-return]
 
     def find(self, key_hash: str) -> Credential:
         """See `CredentialRepository.find`."""

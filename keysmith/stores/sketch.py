@@ -11,7 +11,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import accumulate
 
 from ddsketch.mapping import LogarithmicMapping
@@ -24,6 +24,11 @@ SMALLEST = 1e-6
 
 _HEADER = struct.Struct("<ciQ")  # the type of the counts, the index of the first bin, zeros
 _MAPPING = LogarithmicMapping(ACCURACY)
+
+
+def bin_of(latency: float) -> int | None:
+    """The index of the bin that a latency in milliseconds counts in; `None` for hardly any."""
+    return _MAPPING.key(latency) if latency >= SMALLEST else None
 
 
 class LatencySketch:
@@ -57,16 +62,15 @@ class LatencySketch:
             bins.byteswap()
         return _HEADER.pack(code.encode(), self._first, self._zeros) + bins.tobytes()
 
-    def add(self, latencies: Iterable[float]) -> None:
-        """Counts latencies."""
-        indexes = [_MAPPING.key(each) if each >= SMALLEST else None for each in latencies]
-        counted = [index for index in indexes if index is not None]
-        self._zeros += len(indexes) - len(counted)
+    def add(self, bins: Sequence[int | None]) -> None:
+        """Counts latencies, of which `bin_of` has told the bins."""
+        counted = [each for each in bins if each is not None]
+        self._zeros += len(bins) - len(counted)
         if counted:
             self._reach(min(counted), max(counted))
-            first, bins = self._first, self._bins
-            for index in counted:
-                bins[index - first] += 1
+            first, counts = self._first, self._bins
+            for each in counted:
+                counts[each - first] += 1
 
     def merge(self, other: LatencySketch) -> None:
         """Counts all that another sketch has counted."""

@@ -268,7 +268,8 @@ def _begin(connection: sa.Connection) -> None:
     mode = options.get("keysmith_begin", "DEFERRED")
     if mode != "DEFERRED":
         synchronous = options.get("keysmith_synchronous", "FULL")
-        connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")
+        driver: Any = connection.connection.driver_connection
+        driver.execute(f"PRAGMA synchronous = {synchronous}")
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 

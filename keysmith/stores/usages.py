@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Unpack
 
@@ -15,6 +16,7 @@ from keysmith.models import Key, Period, UsageAggregate, UsageRecord
 from keysmith.models.base import moment
 from keysmith.stores.aggregates import Counted, SqlAggregates
 from keysmith.stores.base import RecordedUsage, UsageFilters
+from keysmith.stores.bulk import stored_moment, write_rows
 from keysmith.stores.repository import SqlRepository
 
 _records: sa.Table = sa.inspect(UsageRecord).local_table  # type: ignore[assignment]
@@ -67,7 +69,10 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
             owners = {key_id: (tenant_id, app_id) for key_id, tenant_id, app_id in found}
             known = [usage for usage in usages if _is_known(usage, owners)]
             if known:
-                connection.execute(_INSERT, [_row(usage, owners) for usage in known])
+                stored = stored_moment(connection.dialect)
+                write_rows(
+                    connection, _INSERT, _COLUMNS, [_row(usage, owners, stored) for usage in known]
+                )
                 self._aggregates.add(connection, [_counted(usage, owners) for usage in known])
             if last_used:
                 used = [{"key_id": key_id, "at": at} for key_id, at in last_used.items()]
@@ -131,10 +136,23 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
 Owners = Mapping[str, tuple[str, str]]
 """Tenant and app of each key that exists."""
 
+_COLUMNS = (
+    "id",
+    "key_id",
+    "tenant_id",
+    "endpoint",
+    "method",
+    "status_code",
+    "ip_address",
+    "user_agent",
+    "latency_ms",
+    "metadata",
+    "created_at",
+)
 _OWNERS = sa.select(_keys.c.id, _keys.c.tenant_id, _keys.c.app_id).where(
     _keys.c.id.in_(sa.bindparam("key_ids", expanding=True))
 )
-_INSERT = sa.insert(_records)
+_INSERT = sa.insert(_records).values({name: sa.bindparam(name) for name in _COLUMNS})
 _LAST_USED = (
     sa.update(_keys)
     .where(
@@ -154,21 +172,24 @@ def _is_known(usage: RecordedUsage, owners: Owners) -> bool:
     )
 
 
-def _row(usage: RecordedUsage, owners: Owners) -> dict[str, Any]:
+def _row(
+    usage: RecordedUsage, owners: Owners, stored: Callable[[datetime], Any]
+) -> tuple[Any, ...]:
+    """The row to write, in the order of `_COLUMNS`."""
     data = usage.data
-    return {
-        "id": new_id(IdPrefix.USAGE, usage.created_at),
-        "key_id": data.key_id,
-        "tenant_id": owners[data.key_id][0],
-        "endpoint": data.endpoint,
-        "method": data.method,
-        "status_code": data.status_code,
-        "ip_address": data.ip_address,
-        "user_agent": data.user_agent,
-        "latency_ms": data.latency_ms,
-        "metadata": data.meta,
-        "created_at": usage.created_at,
-    }
+    return (
+        new_id(IdPrefix.USAGE, usage.created_at),
+        data.key_id,
+        owners[data.key_id][0],
+        data.endpoint,
+        data.method,
+        data.status_code,
+        data.ip_address,
+        data.user_agent,
+        data.latency_ms,
+        json.dumps(data.meta) if data.meta else "{}",
+        stored(usage.created_at),
+    )
 
 
 def _counted(usage: RecordedUsage, owners: Owners) -> Counted:
