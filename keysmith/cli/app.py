@@ -87,6 +87,9 @@ def serve(
     log_level: Annotated[
         str | None, typer.Option(help="What to log at least: debug, info, warning or error.")
     ] = None,
+    shutdown_timeout: Annotated[
+        int | None, typer.Option(help="Seconds to wait for requests under way, if not 30.", min=0)
+    ] = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
 ) -> None:
     """Serve the HTTP API until stopped. The first start prints a root key, once.
@@ -109,6 +112,7 @@ def serve(
         metrics=metrics,
         log_format=log_format,
         log_level=log_level,
+        shutdown_timeout=shutdown_timeout,
     )
     settings = Settings(**flags)
     with open_engine(settings.database_url) as engine:

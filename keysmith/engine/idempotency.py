@@ -14,7 +14,7 @@ from keysmith.engine.context import Tenancy
 from keysmith.errors import NotFoundError, RequestMismatchError, RequestRepeatedError
 from keysmith.models import Key, Rotation
 
-IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 _idempotency_key: TypeAdapter[str] = TypeAdapter(IdempotencyKey)
 

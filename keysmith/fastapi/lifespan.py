@@ -27,7 +27,6 @@ def keysmith_lifespan(
     starting. At the end what was recorded is written, plugins hear of the end, and the store is
     closed. In a lifespan of one's own: `async with keysmith_lifespan(engine)(app): yield`.
     """
-
     opened = engine.engine if isinstance(engine, AsyncEngine) else engine
 
     @asynccontextmanager

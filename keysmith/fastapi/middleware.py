@@ -42,9 +42,9 @@ class UsageMiddleware:
     app.add_middleware(UsageMiddleware, engine=engine)
 
     Pure ASGI: for FastAPI, Starlette, and all that is mounted within. What is recorded of the route
-    is its template, `/users/{id}`, so that it adds up. The latency of a request lasts until its
-    answer has been sent; that of a websocket, until it is open. Recording does not wait for the
-    store, and what goes wrong with it is logged, and harms no request.
+    is its template, `/users/{id}`, so that it adds up. The latency of a request lasts until the end
+    of its answer; that of a websocket, until it is open. Recording does not wait for the store, and
+    what goes wrong with it is logged, and harms no request.
 
     It also adds the `RateLimit` fields to answers that a route made itself.
     """
@@ -66,28 +66,37 @@ class UsageMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        seen = Seen.of(scope)
-        timer = self._timer
-        started, status, opened = timer(), 0, 0.0
+        seen, timer = Seen.of(scope), self._timer
+        started, status, recorded = timer(), 0, False
+
+        async def record(otherwise: int) -> None:
+            nonlocal recorded
+            if not recorded:
+                recorded = True
+                await self._record(seen, status or otherwise, timer() - started)
 
         async def watch(message: Message) -> None:
-            nonlocal status, opened
-            if not status and message["type"] in _STATUSES:
-                status = message.get("status", _STATUSES[message["type"]])
-                opened = timer()
-                if seen.headers and message["type"] == "http.response.start":
+            nonlocal status
+            kind = message["type"]
+            if not status and kind in _STATUSES:
+                status = message.get("status", _STATUSES[kind])
+                if seen.headers and kind == "http.response.start":
                     _add(message, seen.headers)
+            # Before the answer ends: whoever has it finds its record.
+            if kind.startswith("websocket.") or (
+                kind == "http.response.body" and not message.get("more_body")
+            ):
+                await record(status)
             await send(message)
 
         try:
             await self._app(scope, receive, watch)
         except BaseException as error:
+            gone = isinstance(error, asyncio.CancelledError)
             with CancelScope(shield=True):
-                gone = CLIENT_GONE if isinstance(error, asyncio.CancelledError) else SERVER_ERROR
-                await self._record(seen, status or gone, timer() - started)
+                await record(CLIENT_GONE if gone else SERVER_ERROR)
             raise
-        ended = opened if scope["type"] == "websocket" and opened else timer()
-        await self._record(seen, status or CLIENT_GONE, ended - started)
+        await record(CLIENT_GONE)
 
     async def _record(self, seen: Seen, status: int, seconds: float) -> None:
         if seen.result is None:
