@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -67,6 +67,8 @@ _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 class FieldProblem(BaseModel):
     """What is wrong with one field of a request."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     location: str = Field(examples=["body"])
     """`body`, `query`, `path`, `header` or `cookie`."""
     field: str = Field(examples=["scopes.0"])
@@ -76,6 +78,8 @@ class FieldProblem(BaseModel):
 
 class Problem(BaseModel):
     """An answer that tells what went wrong: RFC 9457 problem details."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str = Field(examples=["urn:problem-type:keysmith:key_revoked"])
     """An identifier of the kind of problem."""
@@ -106,6 +110,19 @@ class HTTPProblem(HTTPException):
         super().__init__(status_code, detail, headers)
         self.code = code
         self.errors = list(errors)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of answers with these statuses; for `responses` of a route."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}
+    return {
+        status: {
+            "model": Problem,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: schema},
+        }
+        for status in statuses
+    }
 
 
 def install_problem_handlers(app: FastAPI) -> None:
