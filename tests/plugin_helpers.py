@@ -12,6 +12,7 @@ from keysmith import (
     KeyCreate,
     KeyNotFoundError,
     KeysmithError,
+    KeyUpdate,
     PolicyCreate,
     PolicyUpdate,
 )
@@ -49,6 +50,10 @@ def everything_happens(engine: Engine, clock: TurnableClock) -> list[str]:
     secrets += [third.raw_key, third.key.key_hash]
     acme.suspend_key(first.key.id)
     acme.reactivate_key(first.key.id)
+    acme.update_key(first.key.id, KeyUpdate(name="renamed"))
+    acme.ensure_scopes(["read", "write"])
+    acme.assign_scopes(first.key.id, ["read", "write"])
+    acme.remove_scopes(first.key.id, ["read", "write"])
     hooks = engine._context.hooks
     hooks.fire("on_key_rate_limited", acme.get_key(first.key.id))
     hooks.fire("on_key_quota_exceeded", acme.get_key(first.key.id))
@@ -57,6 +62,7 @@ def everything_happens(engine: Engine, clock: TurnableClock) -> list[str]:
     secrets += [brief.raw_key, brief.key.key_hash]
     clock.turn(hours=1)
     acme.cleanup_expired_keys()
+    acme.delete_key(brief.key.id)
     with suppress(KeyNotFoundError):
         acme.revoke_key("nope")
     return secrets
@@ -77,10 +83,14 @@ HAPPENED = [
     "key.rotated",
     "key.suspended",
     "key.reactivated",
+    "key.updated",
+    "key.scopes_changed",
+    "key.scopes_changed",
     "key.rate_limited",
     "key.quota_exceeded",
     "key.revoked",
     "key.created",
     "key.expired",
+    "key.deleted",
 ]
 """The events of `everything_happens`, in order."""

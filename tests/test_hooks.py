@@ -27,9 +27,11 @@ from keysmith import (
     KeyCreate,
     KeyExpiredError,
     KeyGenerator,
+    KeyNotFoundError,
     KeyRevokedError,
     KeysmithError,
     KeyState,
+    KeyUpdate,
     Plugin,
     PolicyCreate,
     PolicyNotFoundError,
@@ -107,6 +109,27 @@ EVENTS: dict[str, tuple[Deed, Deed, Seen, Deed | None]] = {
         refused(PolicyNotFoundError, lambda s: s.create(policy_id="nope")),
         lambda store, _: store.keys.count() == 1,
         None,
+    ),
+    "on_key_updated": (
+        lambda _: None,
+        lambda s: s.engine.update_key(s.key_id, KeyUpdate(name="after")),
+        lambda store, s: store.keys.get(s.key_id).name == "after",
+        refused(
+            PolicyNotFoundError,
+            lambda s: s.engine.update_key(s.key_id, KeyUpdate(policy_id="nope")),
+        ),
+    ),
+    "on_key_scopes_changed": (
+        lambda s: s.engine.ensure_scopes(["a", "b"]),
+        lambda s: s.engine.assign_scopes(s.key_id, ["a", "b"]),
+        lambda store, s: len(store.scopes.list_by_key(s.key_id)) == 2,
+        refused(ScopeNotFoundError, lambda s: s.engine.remove_scopes(s.key_id, ["a", "nope"])),
+    ),
+    "on_key_deleted": (
+        lambda _: None,
+        lambda s: s.engine.delete_key(s.key_id),
+        lambda store, _: store.keys.count() == 0,
+        refused(KeyNotFoundError, lambda s: s.engine.delete_key(s.key_id)),
     ),
     "on_key_validated": (
         lambda _: None,
@@ -687,6 +710,20 @@ class TestWhatIsTold:
         with pytest.raises(TenantMismatchError):
             engine.for_tenant("acme").create_key(KeyCreate(name="n", tenant_id="globex"))
         assert recorder.events[1][1][0].tenant_id == "globex"  # type: ignore[attr-defined]
+
+    def test_scopes_are_told_where_they_change(self, engine: Engine, recorder: Recorder) -> None:
+        engine.ensure_scopes(["a", "b"])
+        key_id = engine.create_key(KeyCreate(name="n", scopes=["b"])).key.id
+        recorder.events.clear()
+        engine.assign_scopes(key_id, ["b"])
+        engine.remove_scopes(key_id, ["a"])
+        assert recorder.events == []
+        engine.assign_scopes(key_id, ["a"])
+        engine.remove_scopes(key_id, ["a", "b"])
+        assert [(name, arguments[1]) for name, arguments in recorder.events] == [
+            ("on_key_scopes_changed", ("a", "b")),
+            ("on_key_scopes_changed", ()),
+        ]
 
     def test_errors_bear_no_frames(self, engine: Engine, recorder: Recorder) -> None:
         raw_key = KeyGenerator().generate("sk", "live")

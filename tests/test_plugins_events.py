@@ -79,6 +79,10 @@ def test_what_events_say(memory: SqliteStore, clock: TurnableClock) -> None:
         ("key.grace_ended", "info", False, None, None, None),
         ("key.suspended", "warning", False, None, None, None),
         ("key.reactivated", "info", False, None, None, None),
+        ("key.updated", "info", False, None, None, None),
+        ("key.scopes_changed", "info", False, None, "It holds: read, write", None),
+        ("key.scopes_changed", "info", False, None, "It holds: none", None),
+        ("key.deleted", "warning", False, None, None, None),
         ("key.rate_limited", "warning", True, None, None, "rate_limited"),
         ("key.quota_exceeded", "warning", True, None, None, "quota_exceeded"),
         ("key.revoked", "warning", False, None, "leaked\nin a log", None),
@@ -91,6 +95,7 @@ def test_which_key_which_policy_whose(memory: SqliteStore, clock: TurnableClock)
     engine = Engine(memory, plugins=[collector], clock=clock)
     everything_happens(engine, clock)
     key_ids = {key.id for key in engine.list_keys()}
+    key_ids |= {event.key.id for event in collector.of("key.deleted") if event.key}
     unknown_tenant = {"key.validation_failed", "policy.deleted"}
     for event in collector.events:
         assert event.tenant_id == (None if event.type in unknown_tenant else "acme"), event.type
@@ -129,6 +134,10 @@ def test_data_is_public_fields_and_leaves_out_what_is_unknown(
     assert set(collector.of("key.rotated")[0].data()) == {
         *("key", "rotation", "tenant_id", "who", "reason")
     }
+    assert [event.data()["scopes"] for event in collector.of("key.scopes_changed")] == [
+        ("read", "write"),
+        (),
+    ]
     assert set(collector.of("policy.created")[0].data()) == {"policy", "policy_id", "tenant_id"}
     assert set(collector.of("key.validation_failed")[0].data()) == {"masked_key", "reason", "code"}
 

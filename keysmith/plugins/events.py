@@ -25,6 +25,9 @@ MAX_REASON = 1000
 EVENT_TYPES = {
     "on_key_created": "key.created",
     "on_key_create_failed": "key.create_failed",
+    "on_key_updated": "key.updated",
+    "on_key_scopes_changed": "key.scopes_changed",
+    "on_key_deleted": "key.deleted",
     "on_key_validated": "key.validated",
     "on_key_validation_failed": "key.validation_failed",
     "on_key_rotated": "key.rotated",
@@ -68,6 +71,8 @@ class Event:
     key: KeyPublic | None = None
     masked_key: str | None = None
     """Prefix, environment and hint of a raw key, where nothing else is known of the key."""
+    scopes: tuple[str, ...] | None = None
+    """The scopes that the key holds now, where they have changed."""
     rotation: RotationPublic | None = None
     policy: PolicyPublic | None = None
     policy_id: str | None = None
@@ -89,7 +94,7 @@ class Event:
             if entity is not None
         } | {
             name: value
-            for name in ("masked_key", "policy_id", "tenant_id", "who", "reason", "code")
+            for name in ("scopes", "masked_key", "policy_id", "tenant_id", "who", "reason", "code")
             if (value := getattr(self, name)) is not None
         }
 
@@ -129,6 +134,21 @@ class EventPlugin(Plugin):
                 code=error.code if isinstance(error, KeysmithError) else "invalid_input",
             )
         )
+
+    def on_key_updated(self, key: Key) -> None:
+        """`key.updated`."""
+        self.on_event(_of_key("key.updated", key))
+
+    def on_key_scopes_changed(self, key: Key, scopes: tuple[str, ...]) -> None:
+        """`key.scopes_changed`."""
+        held = ", ".join(scopes) or "none"
+        self.on_event(
+            _of_key("key.scopes_changed", key, scopes=scopes, reason=_bounded(f"It holds: {held}"))
+        )
+
+    def on_key_deleted(self, key: Key) -> None:
+        """`key.deleted`."""
+        self.on_event(_of_key("key.deleted", key, severity=Severity.WARNING))
 
     def on_key_validated(self, result: ValidationResult) -> None:
         """`key.validated`."""
