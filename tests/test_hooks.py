@@ -672,6 +672,45 @@ say("closed")
 """
 
 
+class TestTransactionsOfTheHost:
+    def test_changes_are_told_of_when_they_are_committed(
+        self, engine: Engine, recorder: Recorder
+    ) -> None:
+        with engine.store.transaction():
+            created = create(engine)
+            with engine.store.transaction():
+                engine.suspend_key(created.key.id)
+            engine.create_policy(PolicyCreate(name="p"))
+            assert recorder.events == []
+        assert recorder.names() == ["on_key_created", "on_key_suspended", "on_policy_created"]
+        assert recorder.events[0][1][0].state is KeyState.ACTIVE  # type: ignore[attr-defined]
+
+    def test_what_was_rolled_back_never_happened(self, engine: Engine, recorder: Recorder) -> None:
+        def half() -> None:
+            with engine.store.transaction():
+                engine.suspend_key(create(engine).key.id)
+                engine.get_key("nope")
+
+        with pytest.raises(KeyNotFoundError):
+            half()
+        assert recorder.events == []
+        create(engine)
+        assert recorder.names() == ["on_key_created"]
+
+    def test_a_refusal_has_happened_in_any_case(self, engine: Engine, recorder: Recorder) -> None:
+        with pytest.raises(InvalidKeyError), engine.store.transaction():
+            engine.validate_key("nope")
+        assert recorder.names() == ["on_key_validation_failed"]
+
+    def test_within_a_snapshot_there_is_nothing_to_wait_for(
+        self, engine: Engine, recorder: Recorder
+    ) -> None:
+        raw_key = create(engine).raw_key
+        with engine.store.snapshot():
+            engine.validate_key(raw_key)
+            assert recorder.names()[-1] == "on_key_validated"
+
+
 class TestWhatIsTold:
     def test_entities_are_copies(self, engine: Engine, recorder: Recorder) -> None:
         created = engine.create_key(KeyCreate(name="n", meta={"list": [1]}))

@@ -66,7 +66,7 @@ class Engine:
                 clock=clock,
                 hasher=hasher or Hasher(),
                 generator=generator or KeyGenerator(),
-                hooks=Hooks(plugins),
+                hooks=Hooks(plugins, after_commit=store.after_commit),
                 tenancy=Tenancy(),
             )
         )

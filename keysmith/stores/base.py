@@ -6,7 +6,7 @@ more than what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from types import TracebackType
@@ -306,6 +306,9 @@ class Store(Protocol):
 
         Transactions nest: an inner one is part of the outer.
         """
+
+    def after_commit(self, deed: Callable[[], object]) -> None:
+        """Does it once this thread's transaction has been committed; at once if there is none."""
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Everything that this thread reads inside is of one moment."""

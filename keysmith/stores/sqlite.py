@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -93,6 +93,10 @@ class SqliteStore:
         """All writes of this thread inside are committed together at the end, or not at all."""
         with self._database.write():
             yield
+
+    def after_commit(self, deed: Callable[[], object]) -> None:
+        """Does it once this thread's transaction has been committed; at once if there is none."""
+        self._database.after_commit(deed)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
