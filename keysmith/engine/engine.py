@@ -84,7 +84,7 @@ class Engine:
                 clock=clock,
                 hasher=hasher,
                 generator=generator or KeyGenerator(),
-                hooks=Hooks(plugins),
+                hooks=Hooks(plugins, after_commit=store.after_commit),
                 candidates=Candidates(store.credentials, hasher, cache_size),
                 limiter=rate_limiter or CountingRateLimiter(store.counters, lambda: present(clock)),
                 usage=UsageBuffer(store),

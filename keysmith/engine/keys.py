@@ -70,12 +70,15 @@ class Keys:
             for name, value in changes.items():
                 setattr(key, name, value)
             key.updated_at = now
-            return self._context.store.keys.update(key)
+            key = self._context.store.keys.update(key)
+        self._context.hooks.fire("on_key_updated", key)
+        return key
 
     def delete(self, key_id: str) -> None:
         with self._context.store.transaction():
-            self._context.key(key_id, for_update=True)
+            key = self._context.key(key_id, for_update=True)
             self._context.store.keys.delete(key_id)
+        self._context.hooks.fire("on_key_deleted", key)
 
     def _add(self, data: KeyCreate, key_hash: str, hint: str, *, imported: bool = False) -> Key:
         try:

@@ -417,6 +417,9 @@ class Store(Protocol):
         Transactions nest: an inner one is part of the outer.
         """
 
+    def after_commit(self, deed: Callable[[], object]) -> None:
+        """Does it once this thread's transaction has been committed; at once if there is none."""
+
     def snapshot(self) -> AbstractContextManager[object]:
         """Everything that this thread reads inside is of one moment."""
 
