@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from keysmith import Engine, Plugin, SqliteStore
+from tests.command_line import database, run, template  # noqa: F401  fixtures
 
 settings.register_profile(
     "keysmith", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
