@@ -9,7 +9,17 @@ created = engine.create_key(KeyCreate(name="Production"))
 engine.validate_key(created.raw_key)
 """
 
-from keysmith.engine import CreatedKey, Engine, Plugin, RateLimitStatus, ValidationResult
+from keysmith.engine import (
+    AsyncEngine,
+    CacheStatistics,
+    CreatedKey,
+    Engine,
+    Limits,
+    Plugin,
+    RateLimiter,
+    RateLimitStatus,
+    ValidationResult,
+)
 from keysmith.errors import (
     ConflictError,
     InsufficientScopeError,
@@ -68,12 +78,15 @@ from keysmith.models import (
     UsageCreate,
     UsagePublic,
     UsageRecord,
+    UsageSummary,
     metadata,
 )
 from keysmith.raw_keys import Hasher, HmacSha256Hasher, KeyGenerator
 from keysmith.stores import SqliteStore, Store, open_store
 
 __all__ = [
+    "AsyncEngine",
+    "CacheStatistics",
     "ConflictError",
     "CreatedKey",
     "Engine",
@@ -97,6 +110,7 @@ __all__ = [
     "KeySuspendedError",
     "KeyUpdate",
     "KeysmithError",
+    "Limits",
     "MethodNotAllowedError",
     "NotFoundError",
     "OriginNotAllowedError",
@@ -113,6 +127,7 @@ __all__ = [
     "QuotaExceededError",
     "RateLimitStatus",
     "RateLimitedError",
+    "RateLimiter",
     "Rotation",
     "RotationNotFoundError",
     "RotationPublic",
@@ -138,6 +153,7 @@ __all__ = [
     "UsageCreate",
     "UsagePublic",
     "UsageRecord",
+    "UsageSummary",
     "ValidationResult",
     "metadata",
     "open_store",

@@ -21,8 +21,13 @@ class KeysmithError(Exception):
     code: ClassVar[str] = "keysmith_error"
     """A stable, machine-readable name of the error; it does not change between releases."""
 
+    _default: ClassVar[str] = "Keysmith could not do what was asked."
+
+    def __init_subclass__(cls) -> None:
+        cls._default = inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
+
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.cleandoc(type(self).__doc__ or "").split("\n")[0])
+        super().__init__(message or self._default)
 
 
 # ---------------------------------------------------------------------------- not found

@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from threading import Lock
 
-import uuid_utils
-from typeid import TypeID
+from typeid.base32 import encode
 
 
 class IdPrefix(StrEnum):
@@ -68,7 +67,7 @@ _sequence = _Sequence()
 
 def new_id(prefix: IdPrefix, at: datetime) -> str:
     """A new ID of that kind, created at the moment `at`."""
-    return str(TypeID.from_uuid(uuid_utils.UUID(int=_sequence.next(at)), prefix.value))
+    return f"{prefix.value}_{encode(_sequence.next(at).to_bytes(16, 'big'))}"
 
 
 def is_id(prefix: IdPrefix, text: object) -> bool:

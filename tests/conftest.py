@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from keysmith import Engine, Plugin, SqliteStore
-from tests.command_line import database, run, template  # noqa: F401  fixtures
+from keysmith.testing import TurnableClock
+
+pytest_plugins = ["keysmith.testing.plugin", "pytester", "tests.command_line"]
 
 settings.register_profile(
     "keysmith", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -20,22 +22,10 @@ settings.load_profile("keysmith")
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
-class TurnableClock:
-    """A clock that moves only when told."""
-
-    def __init__(self, now: datetime = START) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def turn(self, **by: float) -> datetime:
-        self.now += timedelta(**by)
-        return self.now
-
-
 class Recorder(Plugin):
-    """Notes every hook that fires, with its arguments."""
+    """Notes every hook that fires, with its arguments, except how long validations took."""
+
+    inline = True
 
     def __init__(self) -> None:
         self.events: list[tuple[str, tuple[object, ...]]] = []
@@ -51,13 +41,13 @@ def _recording(name: str) -> Callable[..., None]:
     return hook
 
 
-for _name in [name for name in vars(Plugin) if name.startswith("on_")]:
+for _name in [name for name in vars(Plugin) if name.startswith("on_") and "timed" not in name]:
     setattr(Recorder, _name, _recording(_name))
 
 
 @pytest.fixture
 def clock() -> TurnableClock:
-    return TurnableClock()
+    return TurnableClock(START)
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -164,6 +164,8 @@ CASES: dict[str, Any] = {
     "rotations list --tenant acme": [{"reason": "manual"}],
     "rotations list --reason scheduled": [{"rotated_by": "cron"}],
     "rotations list --limit 1": [{"reason": "manual"}],
+    "usage --key {main} --period monthly": [],
+    "usage --tenant acme --last 7d": [],
 }
 
 

@@ -749,6 +749,7 @@ class TestHooks:
         engine.revoke_key(key.id, reason="leaked")
         with pytest.raises(InvalidStateTransitionError):
             engine.revoke_key(key.id, reason="again")
+        engine.flush()
         assert seen == [("created", 1), ("leaked", 1)]
 
     def test_one_that_raises_harms_nobody(
@@ -760,6 +761,7 @@ class TestHooks:
 
         engine = Engine(memory, plugins=[Broken(), recorder])
         engine.validate_key(create(engine).raw_key)
+        engine.flush()
         assert recorder.names() == ["on_key_created", "on_key_validated"]
         assert "on_key_validated" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Models: every table validates, nothing public carries a hash, and the host's metadata is its own."""
+"""Models: every table validates, nothing public carries a hash, the host's metadata is its own."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_constraint_and_index_has_a_name_of_the_convention() -> None:
     for table in metadata.tables.values():
         for item in [*table.constraints, *table.indexes]:
             name = str(item.name)
-            assert name.split("_")[0] in {"pk", "fk", "uq", "ck", "ix"}
+            assert name.split("_", maxsplit=1)[0] in {"pk", "fk", "uq", "ck", "ix"}
             assert table.name in name
             assert len(name) <= 63, "PostgreSQL cuts longer names"
 

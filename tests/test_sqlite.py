@@ -25,7 +25,6 @@ from keysmith import (
     StoreCorruptError,
     StoreError,
     StoreFullError,
-    StoreReadOnlyError,
     StoreUnavailableError,
     open_store,
 )

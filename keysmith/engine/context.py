@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from keysmith.clock import Clock
+from keysmith.engine.buffer import UsageBuffer
+from keysmith.engine.candidates import Candidates
 from keysmith.engine.hooks import Hooks
+from keysmith.engine.limits import RateLimiter
 from keysmith.errors import (
     KeyNotFoundError,
     PolicyNotFoundError,
@@ -20,6 +23,12 @@ from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import Store
 
 OwnedT = TypeVar("OwnedT", bound=Owned)
+
+
+def present(clock: Clock) -> datetime:
+    """What the clock says, in UTC. Raises `ValidationError` if that is naive."""
+    now = clock()
+    return now if now.tzinfo is UTC else moment(now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +77,26 @@ class Context:
     hasher: Hasher
     generator: KeyGenerator
     hooks: Hooks
+    candidates: Candidates
+    limiter: RateLimiter
+    usage: UsageBuffer
     tenancy: Tenancy
 
     def now(self) -> datetime:
         """The present, by the engine's clock. Raises `ValidationError` if the clock is naive."""
-        return moment(self.clock())
+        return present(self.clock)
+
+    def narrow_by_key(self, filters: dict[str, Any]) -> dict[str, Any] | None:
+        """As `Tenancy.narrow`, for what belongs to keys, of which only the key knows the app."""
+        tenant_id = self.tenancy.tenant_id
+        if self.tenancy.app_id is not None:
+            with self.store.snapshot():
+                filters = {**filters, "key_id": self.key(filters.get("key_id") or "").id}
+        if tenant_id is None:
+            return filters
+        if filters.get("tenant_id") not in (None, tenant_id):
+            return None
+        return {**filters, "tenant_id": tenant_id}
 
     def key(self, key_id: str, *, for_update: bool = False) -> Key:
         """The caller's key. Raises `KeyNotFoundError`."""

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, Unpack
 
 from keysmith.clock import Clock, utc_now
-from keysmith.engine.context import Context, Tenancy
+from keysmith.engine.buffer import UsageBuffer
+from keysmith.engine.candidates import DEFAULT_CACHE_SIZE, CacheStatistics, Candidates
+from keysmith.engine.context import Context, Tenancy, present
 from keysmith.engine.hooks import Hooks, Plugin
 from keysmith.engine.keys import Keys
 from keysmith.engine.lifecycle import Lifecycle
+from keysmith.engine.limits import CountingRateLimiter, RateLimiter
 from keysmith.engine.policies import Policies
 from keysmith.engine.results import CreatedKey, ValidationResult
 from keysmith.engine.rotation import Rotations
-from keysmith.engine.rules import Request
 from keysmith.engine.scopes import Scopes
+from keysmith.engine.usage import Usage
 from keysmith.engine.validation import Validation
 from keysmith.errors import TenantMismatchError
 from keysmith.models import (
     Key,
     KeyCreate,
     KeyUpdate,
+    Period,
     Policy,
     PolicyCreate,
     PolicyUpdate,
@@ -32,6 +36,10 @@ from keysmith.models import (
     Scope,
     ScopeCreate,
     ScopeUpdate,
+    UsageAggregate,
+    UsageCreate,
+    UsageRecord,
+    UsageSummary,
 )
 from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import (
@@ -40,6 +48,7 @@ from keysmith.stores.base import (
     ScopeFilters,
     Store,
     TenantFilters,
+    UsageFilters,
 )
 
 
@@ -57,16 +66,28 @@ class Engine:
         plugins: Iterable[Plugin] = (),
         hasher: Hasher | None = None,
         generator: KeyGenerator | None = None,
+        rate_limiter: RateLimiter | None = None,
         clock: Clock = utc_now,
+        cache_size: int = DEFAULT_CACHE_SIZE,
     ) -> None:
-        """`clock` gives the present as an aware UTC datetime; nothing here asks anyone else."""
+        """An engine on a store; everything else has a default.
+
+        `clock` gives the present as an aware UTC datetime; nothing here asks anyone else.
+        `rate_limiter` counts elsewhere than in the store. `cache_size` is how many secrets are
+        remembered at most between validations, 0 for none; what has changed in the store since,
+        by whomever, is read again, so nothing is ever answered from the past.
+        """
+        hasher = hasher or Hasher()
         self._bind(
             Context(
                 store=store,
                 clock=clock,
-                hasher=hasher or Hasher(),
+                hasher=hasher,
                 generator=generator or KeyGenerator(),
                 hooks=Hooks(plugins),
+                candidates=Candidates(store.credentials, hasher, cache_size),
+                limiter=rate_limiter or CountingRateLimiter(store.counters, lambda: present(clock)),
+                usage=UsageBuffer(store),
                 tenancy=Tenancy(),
             )
         )
@@ -79,6 +100,7 @@ class Engine:
         self._policies = Policies(context)
         self._rotations = Rotations(context)
         self._scopes = Scopes(context)
+        self._usage = Usage(context)
         self._validation = Validation(context, self._lifecycle)
 
     # ------------------------------------------------------------------ tenants
@@ -136,7 +158,7 @@ class Engine:
         method: str | None = None,
         path: str | None = None,
         scopes: Iterable[str] = (),
-        cost: int = 1,  # noqa: ARG002
+        cost: int = 1,
     ) -> ValidationResult:
         """Judges a raw key; the first thing that speaks against it is raised.
 
@@ -144,10 +166,14 @@ class Engine:
         `KeyRevokedError`, `KeyExpiredError`, all of them `KeyInactiveError`; `IPNotAllowedError`,
         `OriginNotAllowedError`, `MethodNotAllowedError`, `PathNotAllowedError`, all of them
         `PolicyViolationError`, also where the policy has such a rule and the request does not say;
-        and `InsufficientScopeError`, with `.missing`, where it is not granted all of `scopes`.
+        `InsufficientScopeError`, with `.missing`, where it is not granted all of `scopes`;
+        `RateLimitedError`, with `.retry_after` seconds; and `QuotaExceededError`, with `.period`
+        and `.resets_at`. A request counts `cost` times against limits and quotas; one that is
+        refused does not count.
         """
-        request = Request(ip=ip, origin=origin, method=method, path=path)
-        return self._validation.validate(raw_key, request, scopes)
+        result = self._validation.validate(raw_key, ip, origin, method, path, scopes, cost)
+        assert result is not None  # noqa: S101  only a warm validation can give none
+        return result
 
     def get_key(self, key_id: str) -> Key:
         """The key with this ID. Raises `KeyNotFoundError`."""
@@ -227,6 +253,81 @@ class Engine:
     ) -> Sequence[Rotation]:
         """Rotations, newest first. An engine bound to an app needs the filter `key_id`."""
         return self._rotations.list(limit, after, {**filters})
+
+    def list_keys_due_for_rotation(self) -> Sequence[Key]:
+        """Living keys whose policy's `rotation_period` has passed since their last rotation.
+
+        A key that was never rotated is due so long after its creation. The longest due come first.
+        """
+        return self._rotations.due()
+
+    def list_keys_unused_since(self, moment: datetime) -> Sequence[Key]:
+        """Living keys that are older than that moment, and have not been used since; by ID."""
+        return self._keys.unused_since(moment)
+
+    # ------------------------------------------------------------------ usage
+
+    def record_usage(self, data: UsageCreate) -> None:
+        """Records a request, without waiting for the store: it is written within a second.
+
+        Only when ten thousand wait already does recording wait, too; and it raises `StoreError` if
+        they wait because the store cannot be written to. Records of a key that does not exist when
+        they are written, or not for this tenant, are dropped and counted (`dropped_usage`).
+        """
+        self._usage.record(data)
+
+    def query_usage(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[UsageFilters],
+    ) -> Sequence[UsageRecord]:
+        """Records, newest first, with all that this engine has recorded before.
+
+        `after` is the last ID of the page before. An engine bound to an app needs `key_id`.
+        """
+        return self._usage.query(limit, after, {**filters})
+
+    def aggregate_usage(
+        self,
+        *,
+        period: Period | str = Period.DAILY,
+        limit: int | None = None,
+        after: tuple[datetime, str] | None = None,
+        **filters: Unpack[UsageFilters],
+    ) -> Sequence[UsageAggregate]:
+        """Days or months of keys, newest first, with all that this engine has recorded before.
+
+        `since` (inclusive) and `until` (exclusive) speak of the first moment of a period; `after`
+        is the last one's `period_start` and `key_id`. An engine bound to an app needs `key_id`.
+        """
+        return self._usage.aggregate(period, limit, after, {**filters})
+
+    def summarize_usage(
+        self, *, period: Period | str = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        """Days or months, oldest first, each of all the keys together: a line to plot.
+
+        Periods without requests are left out. `since` and `until` speak of the first moment of a
+        period. An engine bound to an app needs `key_id`.
+        """
+        return self._usage.summarize(period, {**filters})
+
+    def purge_usage(
+        self, before: datetime, *, progress: Callable[[int], None] | None = None
+    ) -> int:
+        """Removes records older than that, and tells how many; aggregates stay.
+
+        Many small transactions, so that others hardly wait; `progress` is told of each how many
+        records it removed.
+        """
+        return self._usage.purge(before, progress)
+
+    @property
+    def dropped_usage(self) -> int:
+        """How many records this engine has dropped because their key was gone."""
+        return self._context.usage.dropped
 
     # ------------------------------------------------------------------ policies
 
@@ -317,13 +418,33 @@ class Engine:
         """Raises `StoreUnavailableError` when the store cannot answer."""
         self._context.store.ping()
 
+    def cache_statistics(self) -> CacheStatistics:
+        """How often validation was answered from memory."""
+        return self._context.candidates.statistics()
+
+    def flush(self) -> None:
+        """Waits until all that was recorded is written and plugins have heard of all that happened.
+
+        A plugin that hangs is waited for five seconds. Raises `StoreError` where usage cannot be
+        written; it goes on waiting then.
+        """
+        self._context.usage.flush()
+        self._context.hooks.flush()
+
     def close(self) -> None:
-        """Fires `on_shutdown` and closes the store. May be called twice."""
+        """Writes what was recorded, tells plugins, fires `on_shutdown` and closes the store.
+
+        May be called twice. A plugin that hangs is waited for five seconds. Raises `StoreError`
+        where usage cannot be written; the store is closed all the same.
+        """
         if self._closed:
             return
         self._closed = True
-        self._context.hooks.fire("on_shutdown")
-        self._context.store.close()
+        try:
+            self._context.usage.close()
+        finally:
+            self._context.hooks.close()
+            self._context.store.close()
 
     def __enter__(self) -> Self:
         return self

@@ -39,7 +39,7 @@ class Keys:
         return CreatedKey(key, raw_key)
 
     def import_(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
-        return self._add(data, key_hash, hint)
+        return self._add(data, key_hash, hint, imported=True)
 
     def get(self, key_id: str) -> Key:
         return self._context.key(key_id)
@@ -53,6 +53,11 @@ class Keys:
     def count(self, filters: dict[str, Any]) -> int:
         narrowed = self._context.tenancy.narrow(filters)
         return 0 if narrowed is None else self._context.store.keys.count(**narrowed)
+
+    def unused_since(self, moment: datetime) -> Sequence[Key]:
+        tenancy = self._context.tenancy
+        unused = self._context.store.keys.list_unused(moment)
+        return [key for key in unused if tenancy.owns(key)]
 
     def update(self, key_id: str, data: KeyUpdate) -> Key:
         changes = data.changes()
@@ -72,22 +77,24 @@ class Keys:
             self._context.key(key_id, for_update=True)
             self._context.store.keys.delete(key_id)
 
-    def _add(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
+    def _add(self, data: KeyCreate, key_hash: str, hint: str, *, imported: bool = False) -> Key:
         try:
-            key = self._insert(self._context.tenancy.stamp(data), key_hash, hint)
+            data = self._context.tenancy.stamp(data)
+            key = self._insert(data, key_hash, hint, imported)
         except (KeysmithError, ValidationError) as error:
             self._context.hooks.fire("on_key_create_failed", data, error)
             raise
         self._context.hooks.fire("on_key_created", key)
         return key
 
-    def _insert(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
+    def _insert(self, data: KeyCreate, key_hash: str, hint: str, imported: bool) -> Key:
         store = self._context.store
         with store.transaction():
             now = self._context.now()
             policy = self._policy(data.policy_id, data.tenant_id)
             refuse_unallowed(store, policy, data.scopes)
-            self._refuse_used(key_hash)
+            if imported:
+                self._refuse_used(key_hash)
             values = data.model_dump(exclude={"scopes", "expires_at"})
             key = Key(
                 **values,
@@ -101,7 +108,8 @@ class Keys:
                 updated_at=now,
             )
             store.keys.create(key)
-            store.scopes.assign_to_key(key.id, data.scopes)
+            if data.scopes:
+                store.scopes.assign_to_key(key.id, data.scopes)
             return key
 
     def _policy(self, policy_id: str | None, tenant_id: str) -> Policy | None:

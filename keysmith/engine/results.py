@@ -17,7 +17,7 @@ class CreatedKey:
     """Hand it to its owner over a safe channel, and keep it nowhere."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RateLimitStatus:
     """How much of a rate limit is left."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from keysmith.engine.context import Context
-from keysmith.engine.lifecycle import refuse_final
+from keysmith.engine.lifecycle import refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Rotation, RotationReason
@@ -65,16 +65,17 @@ class Rotations:
     def list(
         self, limit: int | None, after: str | None, filters: dict[str, Any]
     ) -> Sequence[Rotation]:
-        tenancy, store = self._context.tenancy, self._context.store
-        if tenancy.app_id is not None:
-            # Rotations belong to keys, and only a key knows its app.
-            with store.snapshot():
-                filters = {**filters, "key_id": self._context.key(filters.get("key_id", "")).id}
-        if tenancy.tenant_id is not None:
-            if filters.get("tenant_id") not in (None, tenancy.tenant_id):
-                return []
-            filters = {**filters, "tenant_id": tenancy.tenant_id}
-        return store.rotations.list(limit=limit, after=after, **filters)
+        narrowed = self._context.narrow_by_key(filters)
+        if narrowed is None:
+            return []
+        return self._context.store.rotations.list(limit=limit, after=after, **narrowed)
+
+    def due(self) -> Sequence[Key]:
+        now = self._context.now()
+        due = self._context.store.keys.list_due_for_rotation(now)
+        return [
+            key for key in due if self._context.tenancy.owns(key) and not state_at(key, now).final
+        ]
 
     def close_ended(self) -> int:
         """Notes every grace period that has ended, and tells how many there were."""

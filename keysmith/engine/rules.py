@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Self
 
 from keysmith.errors import (
     IPNotAllowedError,
@@ -13,44 +13,78 @@ from keysmith.errors import (
     OriginNotAllowedError,
     PathNotAllowedError,
 )
-from keysmith.models import Policy
-from keysmith.models.policies import normal_origin
+from keysmith.models.policies import PolicyFields, normal_origin
 
 MAX_ADDRESS_LENGTH = 64
 MAX_ORIGIN_LENGTH = 512
 MAX_PATH_LENGTH = 8192
+MAX_REMEMBERED = 4096
+"""Addresses that are remembered with what the networks of a policy say of them."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class Request(NamedTuple):
-    """What a request says of itself; `None` where it does not say."""
-
-    ip: str | None
-    origin: str | None
-    method: str | None
-    path: str | None
-
-
-def check_request(policy: Policy, request: Request) -> None:
-    """Raises the `PolicyViolationError` of the first rule that the request breaks.
+class Rules:
+    """A policy's rules on requests, made ready for judging many.
 
     An empty list allows all. With a list, a request that does not say is refused.
     """
-    if policy.allowed_ips and not _ip_allowed(request.ip, policy.allowed_ips):
-        raise IPNotAllowedError
-    if policy.allowed_origins and not _origin_allowed(request.origin, policy.allowed_origins):
-        raise OriginNotAllowedError
-    if policy.allowed_methods and not _method_allowed(request.method, policy.allowed_methods):
-        raise MethodNotAllowedError
-    if policy.allowed_paths and not _path_allowed(request.path, policy.allowed_paths):
-        raise PathNotAllowedError
+
+    __slots__ = ("_ips", "_methods", "_origins", "_paths")
+
+    def __init__(self, policy: PolicyFields) -> None:
+        self._ips = _networks(tuple(policy.allowed_ips)) if policy.allowed_ips else None
+        self._origins = frozenset(policy.allowed_origins)
+        self._methods = frozenset(policy.allowed_methods)
+        self._paths = [glob.split("/") for glob in policy.allowed_paths]
+
+    @classmethod
+    def of(cls, policy: PolicyFields | None) -> Self | None:
+        """The policy's rules; `None` if it has none."""
+        if policy is None:
+            return None
+        ruled = policy.allowed_ips or policy.allowed_origins
+        return cls(policy) if ruled or policy.allowed_methods or policy.allowed_paths else None
+
+    def check(
+        self, ip: str | None, origin: str | None, method: str | None, path: str | None
+    ) -> None:
+        """Raises the `PolicyViolationError` of the first rule that the request breaks."""
+        if self._ips is not None and ip not in self._ips:
+            raise IPNotAllowedError
+        if self._origins and not _origin_allowed(origin, self._origins):
+            raise OriginNotAllowedError
+        if self._methods and not _method_allowed(method, self._methods):
+            raise MethodNotAllowedError
+        if self._paths and not _path_allowed(path, self._paths):
+            raise PathNotAllowedError
 
 
-def _ip_allowed(ip: str | None, networks: Sequence[str]) -> bool:
-    address = parse_address(ip)
-    return address is not None and any(address in _network(network) for network in networks)
+class Networks:
+    """Addresses and networks; remembers which addresses it has looked at."""
+
+    __slots__ = ("_networks", "_seen")
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [_network(network) for network in networks]
+        self._seen: dict[str, bool] = {}
+
+    def __contains__(self, ip: object) -> bool:
+        if not isinstance(ip, str):
+            return False
+        known = self._seen.get(ip)
+        if known is None:
+            address = parse_address(ip)
+            known = address is not None and any(address in each for each in self._networks)
+            if len(ip) <= MAX_ADDRESS_LENGTH and len(self._seen) < MAX_REMEMBERED:
+                self._seen[ip] = known
+        return known
+
+
+@lru_cache(maxsize=1024)
+def _networks(networks: tuple[str, ...]) -> Networks:
+    return Networks(networks)
 
 
 def parse_address(ip: str | None) -> Address | None:
@@ -70,7 +104,6 @@ def parse_address(ip: str | None) -> Address | None:
     return address
 
 
-@lru_cache(maxsize=4096)
 def _network(text: str) -> Network:
     network = ipaddress.ip_network(text)
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
@@ -80,7 +113,7 @@ def _network(text: str) -> Network:
     return network
 
 
-def _origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
+def _origin_allowed(origin: str | None, allowed: Collection[str]) -> bool:
     if not isinstance(origin, str) or len(origin) > MAX_ORIGIN_LENGTH:
         return False
     try:
@@ -89,17 +122,17 @@ def _origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
         return False
 
 
-def _method_allowed(method: str | None, allowed: Sequence[str]) -> bool:
+def _method_allowed(method: str | None, allowed: Collection[str]) -> bool:
     return isinstance(method, str) and method.upper() in allowed
 
 
-def _path_allowed(path: str | None, globs: Sequence[str]) -> bool:
+def _path_allowed(path: str | None, globs: Iterable[Sequence[str]]) -> bool:
     if not isinstance(path, str) or not path.startswith("/") or len(path) > MAX_PATH_LENGTH:
         return False
     segments = path.split("/")
     if "." in segments or ".." in segments:
         return False  # what a server behind us makes of these is not for us to guess
-    return any(_matches(segments, glob.split("/")) for glob in globs)
+    return any(_matches(segments, glob) for glob in globs)
 
 
 def _matches(path: Sequence[str], glob: Sequence[str]) -> bool:

@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keysmith.engine.context import Context
+from keysmith.engine.scope_names import covers, name_list
 from keysmith.errors import ScopeLoopError, ScopeNotAllowedError, ScopeNotFoundError
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Policy, Scope, ScopeCreate, ScopeUpdate
 from keysmith.stores.base import Store
-
-
-def name_list(names: Iterable[str]) -> list[str]:
-    """The names; a single string is one name, not a sequence of letters."""
-    return [names] if isinstance(names, str) else list(names)
-
-
-def covers(granted: Collection[str], name: str) -> bool:
-    """Whether one of the granted scopes is this one or stands above it by name."""
-    while name not in granted:
-        name, colon, _ = name.rpartition(":")
-        if not colon:
-            return False
-    return True
-
-
-class Grants:
-    """What a key may do: what it holds with all below, within what its policy allows."""
-
-    __slots__ = ("_allowed", "_granted", "names")
-
-    def __init__(
-        self, store: Store, tenant_id: str, held: Iterable[str], policy: Policy | None
-    ) -> None:
-        self._granted = _closure(store, tenant_id, held)
-        self._allowed = _allowed(store, policy)
-        self.names = tuple(sorted(name for name in self._granted if self._is_allowed(name)))
-        """Every scope of the tenant that is granted, sorted."""
-
-    def missing(self, required: Iterable[str]) -> list[str]:
-        """Which of the required scopes are not granted."""
-        return [
-            name
-            for name in name_list(required)
-            if not (covers(self._granted, name) and self._is_allowed(name))
-        ]
-
-    def _is_allowed(self, name: str) -> bool:
-        return self._allowed is None or covers(self._allowed, name)
 
 
 def refuse_unallowed(store: Store, policy: Policy | None, names: Iterable[str]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from datetime import datetime
+from time import perf_counter
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
+
+from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import Context
-from keysmith.engine.lifecycle import Lifecycle, state_at
-from keysmith.engine.results import ValidationResult
-from keysmith.engine.rules import Request, check_request
-from keysmith.engine.scopes import Grants
+from keysmith.engine.lifecycle import Lifecycle
+from keysmith.engine.limits import Limits
+from keysmith.engine.results import RateLimitStatus, ValidationResult
 from keysmith.errors import (
-    InsufficientScopeError,
     InvalidKeyError,
     KeyExpiredError,
     KeyInactiveError,
@@ -20,11 +23,13 @@ from keysmith.errors import (
     KeyRevokedError,
     KeysmithError,
     KeySuspendedError,
-    RotationNotFoundError,
+    QuotaExceededError,
+    RateLimitedError,
     StoreError,
 )
-from keysmith.models import Key, KeyPublic, KeyState, Policy, PolicyPublic, Rotation
-from keysmith.raw_keys import check_form, mask
+from keysmith.models import KeyPublic, KeyState
+from keysmith.models.policies import MAX_COUNT
+from keysmith.raw_keys import mask
 
 logger = logging.getLogger(__name__)
 
@@ -34,83 +39,128 @@ _INACTIVE: dict[KeyState, type[KeyInactiveError]] = {
     KeyState.EXPIRED: KeyExpiredError,
 }
 
+_cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=MAX_COUNT)])
+
 
 class Validation:
     """Judges raw keys, in the order that the documentation promises."""
 
     def __init__(self, context: Context, lifecycle: Lifecycle) -> None:
         self._context = context
+        self._tenancy = context.tenancy
+        self._anyone = context.tenancy.tenant_id is None
         self._lifecycle = lifecycle
+        self._hooks = context.hooks
+        self._timed = context.hooks.hears("on_validation_timed")
+        self._heard = context.hooks.hears("on_key_validated")
 
-    def validate(self, raw_key: str, request: Request, scopes: Iterable[str]) -> ValidationResult:
-        hooks = self._context.hooks
+    def validate(
+        self,
+        raw_key: str,
+        ip: str | None,
+        origin: str | None,
+        method: str | None,
+        path: str | None,
+        scopes: Iterable[str],
+        cost: int,
+        *,
+        warm: bool = False,
+    ) -> ValidationResult | None:
+        """The result; `None` if it is to be `warm`, and the store would have to be asked."""
+        began = perf_counter() if self._timed else 0.0
+        candidates = self._context.candidates
         try:
-            result = self._judge(raw_key, request, scopes)
-        except StoreError:
-            raise
+            if warm:
+                candidate = candidates.warm(raw_key)
+                if candidate is None or self._needs_store(candidate):
+                    return None
+            else:
+                candidate = candidates.find(raw_key)
+            result = self._judge(candidate, ip, origin, method, path, scopes, cost)
         except KeysmithError as error:
-            hooks.fire("on_key_validation_failed", mask(raw_key), error)
+            self._tell_failure(raw_key, error, began)
             raise
-        hooks.fire("on_key_validated", result)
+        if self._timed:
+            self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
+        if self._heard:
+            self._hooks.fire("on_key_validated", result)
         return result
 
-    def _judge(self, raw_key: str, request: Request, scopes: Iterable[str]) -> ValidationResult:
-        key_hash = self._context.hasher.hash(check_form(raw_key))
-        store = self._context.store
-        with store.snapshot():
-            now = self._context.now()
-            key, rotation = self._find(key_hash)
-            policy = store.policies.get(key.policy_id) if key.policy_id else None
-            held = [scope.name for scope in store.scopes.list_by_key(key.id)]
-            grants = Grants(store, key.tenant_id, held, policy)
-        self._refuse_inactive(key, rotation, now)
-        if policy is not None:
-            check_request(policy, request)
-        missing = grants.missing(scopes)
-        if missing:
-            raise InsufficientScopeError(missing=missing)
-        return _result(key, rotation, policy, grants)
+    def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
+        if self._timed:
+            self._hooks.fire("on_validation_timed", error.code, perf_counter() - began)
+        if self._hooks.hears("on_key_validation_failed") and not isinstance(error, StoreError):
+            self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
 
-    def _find(self, key_hash: str) -> tuple[Key, Rotation | None]:
-        """The key whose secret this is, and the rotation that took the secret out, if one did."""
-        store, rotation = self._context.store, None
-        try:
-            key = store.keys.get_by_hash(key_hash)
-        except KeyNotFoundError:
-            try:
-                rotation = store.rotations.get_by_old_hash(key_hash)
-            except RotationNotFoundError:
-                raise InvalidKeyError from None
-            key = store.keys.get(rotation.key_id)
-        if not self._context.tenancy.owns(key):
+    def _judge(
+        self,
+        candidate: Candidate,
+        ip: str | None,
+        origin: str | None,
+        method: str | None,
+        path: str | None,
+        scopes: Iterable[str],
+        cost: int,
+    ) -> ValidationResult:
+        context, key = self._context, candidate.key
+        now = context.now()
+        if not (self._anyone or self._tenancy.owns(key)):
             raise InvalidKeyError
-        return key, rotation
-
-    def _refuse_inactive(self, key: Key, rotation: Rotation | None, now: datetime) -> None:
-        state = state_at(key, now)
-        if state is not key.state:
-            self._note_expiry(key)
-        if state is not KeyState.ACTIVE:
-            raise _INACTIVE[state]
-        if rotation is not None and not rotation.in_grace(now):
-            self._context.hooks.fire("on_rotated_key_reused", key, rotation)
+        if not candidate.active or candidate.expires_at is not None:
+            self._refuse_inactive(key, now)
+        if candidate.grace_ends is not None and candidate.grace_ends <= now:
+            context.hooks.fire("on_rotated_key_reused", key, candidate.rotation)
             raise KeyRevokedError
+        if candidate.rules is not None:
+            candidate.rules.check(ip, origin, method, path)
+        if scopes:
+            candidate.require(scopes)
+        if cost != 1:
+            cost = _cost.validate_python(cost)
+        result = candidate.result
+        if candidate.limits is not None:
+            status = self._take(key, candidate.limits, cost)
+            if status is not None:
+                result = ValidationResult(
+                    key=key,
+                    scopes=result.scopes,
+                    policy=result.policy,
+                    rotated=result.rotated,
+                    grace_ends=result.grace_ends,
+                    rate_limit=status,
+                )
+        context.usage.touch(key.id, now)
+        return result
 
-    def _note_expiry(self, key: Key) -> None:
+    def _take(self, key: KeyPublic, limits: Limits, cost: int) -> RateLimitStatus | None:
+        try:
+            return self._context.limiter.take(key.id, limits, cost)
+        except RateLimitedError:
+            self._context.hooks.fire("on_key_rate_limited", key)
+            raise
+        except QuotaExceededError:
+            self._context.hooks.fire("on_key_quota_exceeded", key)
+            raise
+
+    def _needs_store(self, candidate: Candidate) -> bool:
+        """Whether there is an expiry to write down."""
+        expires_at = candidate.expires_at
+        return (
+            expires_at is not None
+            and expires_at <= self._context.now()
+            and not candidate.key.state.final
+        )
+
+    def _refuse_inactive(self, key: KeyPublic, now: datetime) -> None:
+        if not key.state.final and key.expires_at is not None and key.expires_at <= now:
+            self._note_expiry(key.id)
+            raise KeyExpiredError
+        if key.state is not KeyState.ACTIVE:
+            raise _INACTIVE[key.state]
+
+    def _note_expiry(self, key_id: str) -> None:
         """Writes the expiry down; the key is refused all the same where that cannot be."""
         try:
-            self._lifecycle.expire(key.id)
+            self._lifecycle.expire(key_id)
         except (StoreError, KeyNotFoundError) as error:
-            logger.warning("The expiry of %s could not be written down: %s", key.id, error)
-
-
-def _result(
-    key: Key, rotation: Rotation | None, policy: Policy | None, grants: Grants
-) -> ValidationResult:
-    return ValidationResult(
-        key=KeyPublic.model_validate(key),
-        scopes=grants.names,
-        policy=None if policy is None else PolicyPublic.model_validate(policy),
-        rotated=rotation is not None,
-        grace_ends=None if rotation is None else rotation.grace_ends,
-    )
+            logger.warning("The expiry of %s could not be written down: %s", key_id, error)

@@ -26,6 +26,7 @@ from sqlmodel._compat import SQLModelConfig, finish_init
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from keysmith.ids import ID_LENGTH, ID_PATTERN, IdPrefix
+from keysmith.models.frozen import freeze
 
 metadata = sa.MetaData(
     naming_convention={
@@ -234,7 +235,7 @@ class Table(Base):
 
 
 class Public(Base):
-    """What an API may answer with. Immutable; made from a table model or from its fields."""
+    """What an API may answer with. Immutable, also in depth; made from a table model or fields."""
 
     model_config = SQLModelConfig(
         frozen=True, extra="ignore", json_schema_serialization_defaults_required=True
@@ -246,6 +247,21 @@ class Public(Base):
         if isinstance(data, Table):
             return {name: getattr(data, name) for name in cls.model_fields}
         return data
+
+    @model_validator(mode="after")
+    def _in_depth(self) -> Self:
+        fields = self.__dict__
+        for name, value in fields.items():
+            fields[name] = freeze(value)
+        return self
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """The instance for frozen values by field name, validated when they were written."""
+        instance: Self = cls.__new__(cls)
+        object.__setattr__(instance, "__dict__", row)
+        object.__setattr__(instance, "__pydantic_fields_set__", set(row))
+        return instance
 
 
 class Update(Base):

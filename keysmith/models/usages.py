@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import sqlalchemy as sa
 from pydantic import StringConstraints
 from sqlmodel import Field
+from sqlmodel._compat import SQLModelConfig
 
 from keysmith.clock import utc_now
 from keysmith.ids import IdPrefix, new_id
@@ -94,7 +95,9 @@ class UsageRecord(UsageFields, UsageRecordIdentity, Table, table=True):
 
 
 class UsageCreate(UsageFields):
-    """A request to be recorded; `created_at` defaults to the engine's present."""
+    """A request to be recorded; `created_at` defaults to the engine's present. Immutable."""
+
+    model_config = SQLModelConfig(frozen=True)
 
     key_id: Label
     created_at: UtcDatetime | None = None
@@ -136,6 +139,21 @@ class UsageAggregate(AggregateFields, Table, table=True):
 
     latency_sketch: bytes = Field(default=b"", sa_type=sa.LargeBinary, repr=False, exclude=True)
     """The distribution of latencies, from which percentiles are read and which can be merged."""
+
+
+class UsageSummary(Public):
+    """What the requests of several keys in one period add up to. Latencies are in milliseconds."""
+
+    period: Period
+    period_start: UtcDatetime
+    request_count: int
+    error_count: int
+    """Responses with a status of 400 or more."""
+    total_latency: float
+    p50_latency: float
+    """The median latency, within 2 %."""
+    p99_latency: float
+    """99 of 100 requests were at least this fast, within 2 %."""
 
 
 class UsageAggregatePublic(AggregateFields, Public):

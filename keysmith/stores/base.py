@@ -6,11 +6,13 @@ more than what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import date, datetime
 from types import TracebackType
-from typing import Protocol, Self, Unpack
+from typing import NamedTuple, Protocol, Self, TypeVar, Unpack
 
 from pydantic import ConfigDict
 from sqlalchemy import Engine as DatabaseEngine
@@ -19,16 +21,23 @@ from typing_extensions import TypedDict
 from keysmith.models import (
     Environment,
     Key,
+    KeyPublic,
     KeyState,
     Period,
     Policy,
+    PolicyPublic,
     Rotation,
+    RotationPublic,
     RotationReason,
     Scope,
     UsageAggregate,
+    UsageCreate,
     UsageRecord,
+    UsageSummary,
 )
 from keysmith.models.base import Label, UtcDatetime
+
+T = TypeVar("T")
 
 
 class TenantFilters(TypedDict, total=False):
@@ -116,6 +125,18 @@ class KeyRepository(Protocol):
 
     def list_expired(self, before: datetime) -> Sequence[Key]:
         """Keys not yet in a final state whose expiry lies at or before that moment."""
+
+    def list_unused(self, since: datetime) -> Sequence[Key]:
+        """Keys not in a final state, created before that moment and not used since, oldest first.
+
+        What is still in an engine's buffer of usage does not count yet.
+        """
+
+    def list_due_for_rotation(self, now: datetime) -> Sequence[Key]:
+        """Keys not in a final state whose policy's `rotation_period` has passed, longest due first.
+
+        It counts from the last rotation, or from the creation of a key that was never rotated.
+        """
 
     def list_by_policy(self, policy_id: str) -> Sequence[Key]:
         """Keys that bear this policy."""
@@ -210,8 +231,21 @@ class UsageRepository(Protocol):
     def record_batch(self, records: Iterable[UsageRecord]) -> None:
         """Adds records, all or none."""
 
+    def record_known(
+        self, usages: Sequence[RecordedUsage], last_used: Mapping[str, datetime]
+    ) -> int:
+        """Adds the records whose key exists, and notes when keys were used last.
+
+        Tells how many records were dropped. One transaction, which the death of the process does
+        not undo, though that of the machine may.
+        """
+
     def query(
-        self, *, limit: int | None = None, **filters: Unpack[UsageFilters]
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageRecord]:
         """Records, newest first."""
 
@@ -220,15 +254,30 @@ class UsageRepository(Protocol):
         *,
         period: Period = Period.DAILY,
         limit: int | None = None,
+        after: tuple[datetime, str] | None = None,
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageAggregate]:
-        """Days or months, newest first; `since` and `until` speak of their first moment."""
+        """Days or months, newest first; `since` and `until` speak of their first moment.
+
+        `after` is `period_start` and `key_id` of the last one of the page before.
+        """
+
+    def summarize(
+        self, *, period: Period = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        """Days or months, oldest first, each of all the keys together; those without requests lack.
+
+        `since` and `until` speak of the first moment of a period.
+        """
 
     def count(self, **filters: Unpack[UsageFilters]) -> int:
         """How many records there are."""
 
     def purge(self, before: datetime) -> int:
         """Removes records older than that, and tells how many; aggregates stay."""
+
+    def purge_some(self, before: datetime, *, tenant_id: str | None = None) -> int:
+        """As `purge`, but only so many that other writers hardly wait; 0 when none are left."""
 
     def daily_count(self, key_id: str, date: date) -> int:
         """Requests of a key on a day of UTC."""
@@ -274,6 +323,55 @@ class RotationRepository(Protocol):
         """Writes every field of the rotation."""
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """All that judging a raw key needs, of one moment. Immutable."""
+
+    key: KeyPublic
+    rotation: RotationPublic | None
+    """The rotation that took the secret out of use; `None` for the key's current secret."""
+    policy: PolicyPublic | None
+    """The policy that the key bears."""
+    granted: frozenset[str]
+    """The scopes that the key holds, and all below them."""
+    allowed: frozenset[str] | None
+    """The policy's `allowed_scopes`, and all below them; `None` for all."""
+
+
+class RecordedUsage(NamedTuple):
+    """A request as it was recorded, and for whom."""
+
+    data: UsageCreate
+    created_at: datetime
+    tenant_id: str | None
+    """Only keys of this tenant count; `None` for all."""
+    app_id: str | None
+
+
+class CredentialRepository(Protocol):
+    """Finds what a hash stands for, and tells whether that may have changed since."""
+
+    def version(self) -> int | None:
+        """A number that moves when anything in the store has changed, whoever changed it.
+
+        `None` where nothing that was read earlier counts: inside a transaction, or in a store that
+        cannot tell. What was read after asking is good as long as the number stays the same.
+        """
+
+    def find(self, key_hash: str) -> Credential:
+        """The key whose current or outgoing secret has this hash, else `KeyNotFoundError`."""
+
+
+class Counters(Protocol):
+    """Keeps eighty numbers a key, which all who use the store add to together."""
+
+    def update(self, key_id: str, change: Callable[[array[int]], T]) -> T:
+        """Lets `change` see and alter the key's numbers; what it raises leaves them as they were.
+
+        Nobody else sees them meanwhile. They begin as zeros.
+        """
+
+
 class Store(Protocol):
     """A place where keys are kept. Safe to share between threads."""
 
@@ -298,8 +396,20 @@ class Store(Protocol):
         """Rotations."""
 
     @property
+    def credentials(self) -> CredentialRepository:
+        """What validation reads."""
+
+    @property
+    def counters(self) -> Counters:
+        """What limits and quotas are counted in."""
+
+    @property
     def db(self) -> DatabaseEngine:
         """The SQLAlchemy engine underneath."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside `transaction()` or `snapshot()`."""
 
     def transaction(self) -> AbstractContextManager[object]:
         """Everything that this thread does inside is committed together at the end, or not at all.
@@ -315,6 +425,12 @@ class Store(Protocol):
 
     def ping(self) -> None:
         """Raises `StoreUnavailableError` when the database cannot answer."""
+
+    def before_close(self, finish: Callable[[], None]) -> None:
+        """Lets a method be called when the store is about to close, as long as its object lives.
+
+        A method that raises does not keep the store from closing; the first error is raised then.
+        """
 
     def close(self) -> None:
         """Lets go of every connection. May be called twice."""

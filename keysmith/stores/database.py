@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import sqlalchemy as sa
 
 from keysmith.errors import KeysmithError, StoreError, StoreUnavailableError
+from keysmith.forks import renew_after_fork
 from keysmith.stores.schema import check_schema
 
-Translate = Callable[[sa.exc.SQLAlchemyError], KeysmithError]
+Translate = Callable[[BaseException], KeysmithError]
 
 
 class Database:
@@ -22,15 +23,43 @@ class Database:
     is fair and cheap, before they compete with other processes for the database's own.
     """
 
-    def __init__(self, engine: sa.Engine, writer: sa.Engine, translate: Translate) -> None:
-        """`writer` shares `engine`'s pool, and begins transactions that may write."""
+    def __init__(
+        self, engine: sa.Engine, writer: sa.Engine, lax_writer: sa.Engine, translate: Translate
+    ) -> None:
+        """The writers share `engine`'s pool, and begin transactions that may write.
+
+        What `writer` commits is on the disk; what `lax_writer` commits is with the system.
+        `translate` makes a `KeysmithError` of what SQLAlchemy or the driver raised.
+        """
         self.engine = engine
+        self.translate = translate
         self._writer = writer
-        self._translate = translate
-        self._write_lock = threading.RLock()
-        self._current = threading.local()
+        self._lax_writer = lax_writer
         self._schema_checked = False
         self._closed = False
+        self._abandoned: list[sa.Pool] = []
+        self._begin_alone()
+        renew_after_fork(self)
+
+    def _begin_alone(self) -> None:
+        self._write_lock = threading.RLock()
+        self._current = threading.local()
+
+    def renew(self) -> None:
+        """Connections of one's own, in a forked child."""
+        self._begin_alone()
+        self._abandoned.append(self.engine.pool)  # to close them would disturb the parent
+        self.engine.dispose(close=False)
+
+    def joined(self) -> sa.Connection | None:
+        """The connection of the transaction that this thread is in, if it is in one."""
+        return getattr(self._current, "connection", None)
+
+    def check(self) -> None:
+        """Raises what a transaction would, of a store that is closed or has another schema."""
+        if not self._schema_checked or self._closed:
+            with self.read():
+                pass
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -39,9 +68,13 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A connection that holds the write lock; commits at the end, rolls back on an error."""
-        with self._transaction(self._writer, self._write_lock) as connection:
+    def write(self, *, lax: bool = False) -> Iterator[sa.Connection]:
+        """A connection that holds the write lock; commits at the end, rolls back on an error.
+
+        What a lax one commits survives the death of the process, and not that of the machine.
+        """
+        writer = self._lax_writer if lax else self._writer
+        with self._transaction(writer, self._write_lock) as connection:
             if not self._current.may_write:
                 raise StoreError("Within a snapshot nothing can be written; use transaction().")
             yield connection
@@ -59,7 +92,7 @@ class Database:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            raise self._translate(error) from None
+            raise self.translate(error) from None
 
     def schema_changed(self) -> None:
         """The next transaction looks at the schema's revision again."""
@@ -74,7 +107,7 @@ class Database:
     def _transaction(
         self, engine: sa.Engine, lock: AbstractContextManager[object]
     ) -> Iterator[sa.Connection]:
-        joined: sa.Connection | None = getattr(self._current, "connection", None)
+        joined = self.joined()
         if joined is not None:
             with self.errors():
                 yield joined
@@ -85,7 +118,7 @@ class Database:
                 check_schema(connection)
                 self._schema_checked = True
             self._current.connection = connection
-            self._current.may_write = engine is self._writer
+            self._current.may_write = engine is not self.engine
             try:
                 yield connection
             finally:

@@ -11,12 +11,20 @@ from pydantic import TypeAdapter
 
 from keysmith.errors import KeyNotFoundError
 from keysmith.ids import IdPrefix
-from keysmith.models import Key, KeyState
-from keysmith.models.base import moment
+from keysmith.models import Key, KeyState, Policy
+from keysmith.models.base import Timestamp, moment
 from keysmith.stores.base import KeyFilters
 from keysmith.stores.repository import SqlRepository
 
 _table: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
+
+_policies: sa.Table = sa.inspect(Policy).local_table  # type: ignore[assignment]
+
+_LIVING = _table.c.state.in_([state for state in KeyState if not state.final])
+_SECRET_SINCE = sa.func.coalesce(_table.c.rotated_at, _table.c.created_at, type_=Timestamp)
+_ROTATING = sa.select(_policies.c.id, _policies.c.rotation_period).where(
+    _policies.c.rotation_period.is_not(None)
+)
 
 
 class SqlKeyRepository(SqlRepository[Key]):
@@ -66,10 +74,31 @@ class SqlKeyRepository(SqlRepository[Key]):
     def count(self, **filters: Unpack[KeyFilters]) -> int:
         return self._count(*self._filtered(filters))
 
-    def list_expired(self, before: datetime) -> Sequence[Key]:
-        living = _table.c.state.in_([state for state in KeyState if not state.final])
+    def list_unused(self, since: datetime) -> Sequence[Key]:
+        since = moment(since)
+        unused = _table.c.last_used_at.is_(None) | (_table.c.last_used_at < since)
         return self._page(
-            [living, _table.c.expires_at <= moment(before)],
+            [_LIVING, _table.c.created_at < since, unused], limit=None, order_by=(_table.c.id,)
+        )
+
+    def list_due_for_rotation(self, now: datetime) -> Sequence[Key]:
+        now = moment(now)
+        due: list[tuple[datetime, Key]] = []
+        with self._database.read() as connection:
+            for policy_id, period in connection.execute(_ROTATING).all():
+                try:
+                    since = now - period
+                except OverflowError:
+                    continue  # longer than there has been time
+                keys = self._page(
+                    [_LIVING, _table.c.policy_id == policy_id, since >= _SECRET_SINCE], limit=None
+                )
+                due += [((key.rotated_at or key.created_at) + period, key) for key in keys]
+        return [key for _, key in sorted(due, key=lambda each: (each[0], each[1].id))]
+
+    def list_expired(self, before: datetime) -> Sequence[Key]:
+        return self._page(
+            [_LIVING, _table.c.expires_at <= moment(before)],
             limit=None,
             order_by=(_table.c.expires_at, _table.c.id),
         )

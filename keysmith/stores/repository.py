@@ -37,11 +37,25 @@ class SqlRepository(Generic[TableT]):
     fields: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[sa.Column[Any], ...]]
 
+    # Built once: to build a statement costs as much as to run it.
+    _insert: ClassVar[sa.Insert]
+    _update: ClassVar[sa.Update]
+    _delete: ClassVar[sa.Delete]
+    _select: ClassVar[sa.Select[Any]]
+    _select_for_update: ClassVar[sa.Select[Any]]
+
     def __init_subclass__(cls) -> None:
         mapper: Any = sa.inspect(cls.model)
         cls.table = mapper.local_table
         cls.fields = tuple(cls.model.model_fields)
         cls.columns = tuple(mapper.columns[field] for field in cls.fields)
+        cls._insert = sa.insert(cls.table)
+        if "id" in cls.table.c:
+            this = cls.table.c.id == sa.bindparam("this_id")
+            cls._update = sa.update(cls.table).where(this)
+            cls._delete = sa.delete(cls.table).where(this)
+            cls._select = sa.select(*cls.columns).where(this)
+            cls._select_for_update = cls._select.with_for_update()
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -49,27 +63,26 @@ class SqlRepository(Generic[TableT]):
     def create(self, entity: TableT) -> TableT:
         row = self.row(entity)
         with self._unique(), self._database.write() as connection:
-            connection.execute(sa.insert(self.table), row)
+            connection.execute(self._insert, row)
         return entity
 
     def get(self, entity_id: str, *, for_update: bool = False) -> TableT:
         if not is_id(self.id_prefix, entity_id):
             raise self.missing
-        return self._one(self.table.c.id == entity_id, for_update=for_update)
+        statement = self._select_for_update if for_update else self._select
+        return self._first(statement, {"this_id": entity_id})
 
     def update(self, entity: TableT) -> TableT:
         row = self.row(entity)
         with self._unique(), self._database.write() as connection:
-            result = connection.execute(
-                sa.update(self.table).where(self.table.c.id == row["id"]).values(row)
-            )
+            result = connection.execute(self._update, {**row, "this_id": row["id"]})
             if result.rowcount == 0:
                 raise self.missing
         return entity
 
     def delete(self, entity_id: str) -> None:
         with self._database.write() as connection:
-            result = connection.execute(sa.delete(self.table).where(self.table.c.id == entity_id))
+            result = connection.execute(self._delete, {"this_id": entity_id})
             if result.rowcount == 0:
                 raise self.missing
 
@@ -83,15 +96,16 @@ class SqlRepository(Generic[TableT]):
             for field, column in zip(self.fields, self.columns, strict=True)
         }
 
-    def _one(
-        self, *criteria: sa.ColumnElement[bool], for_update: bool = False, newest: bool = False
-    ) -> TableT:
+    def _one(self, *criteria: sa.ColumnElement[bool], newest: bool = False) -> TableT:
         statement = sa.select(*self.columns).where(*criteria).limit(1)
         if newest:
             statement = statement.order_by(self.table.c.id.desc())
-        if for_update:
-            statement = statement.with_for_update()
-        found = self._all(statement)
+        return self._first(statement)
+
+    def _first(
+        self, statement: sa.Select[Any], parameters: Mapping[str, Any] | None = None
+    ) -> TableT:
+        found = self._all(statement, parameters)
         if not found:
             raise self.missing
         return found[0]
@@ -113,9 +127,11 @@ class SqlRepository(Generic[TableT]):
             statement = statement.limit(_limit.validate_python(limit))
         return self._all(statement)
 
-    def _all(self, statement: sa.Select[Any]) -> list[TableT]:
+    def _all(
+        self, statement: sa.Select[Any], parameters: Mapping[str, Any] | None = None
+    ) -> list[TableT]:
         with self._database.read() as connection:
-            result = connection.execute(statement)
+            result = connection.execute(statement, parameters)
             try:
                 rows = result.all()
             except (ValueError, LookupError, TypeError) as error:

@@ -1,64 +1,102 @@
-"""Percentiles in constant space: a DDSketch of latencies that can be stored and added to.
+"""Percentiles in constant space: a DDSketch of latencies that can be stored, added to and merged.
 
 Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
-guarantees", PVLDB 12 (2019).
+guarantees", PVLDB 12 (2019). The mapping of values to bins is the library's. The bins are an array,
+because a store of the library's costs ten times as much to read, add to and write.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import struct
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 
-from ddsketch.ddsketch import BaseDDSketch
 from ddsketch.mapping import LogarithmicMapping
-from ddsketch.store import CollapsingLowestDenseStore
 
 ACCURACY = 0.01
 """Relative error of a quantile. The promise is 2 %; ties between neighbours take up the rest."""
 
-MAX_BINS = 2048
-"""Enough for latencies from a nanosecond to years at this accuracy."""
+SMALLEST = 1e-6
+"""Latencies below a nanosecond count as none; so there are at most some 1,600 bins."""
+
+_HEADER = struct.Struct("<ciQ")  # the type of the counts, the index of the first bin, zeros
+_MAPPING = LogarithmicMapping(ACCURACY)
+
+
+def bin_of(latency: float) -> int | None:
+    """The index of the bin that a latency in milliseconds counts in; `None` for hardly any."""
+    return _MAPPING.key(latency) if latency >= SMALLEST else None
 
 
 class LatencySketch:
-    """The distribution of latencies in a period."""
+    """The distribution of latencies, in milliseconds."""
 
-    def __init__(self, bins: dict[int, int], zeros: int) -> None:
-        self._store: Any = CollapsingLowestDenseStore(MAX_BINS)
-        for index, count in bins.items():
-            self._store.add(index, count)
-        self._sketch: Any = BaseDDSketch(
-            mapping=LogarithmicMapping(ACCURACY),
-            store=self._store,
-            negative_store=CollapsingLowestDenseStore(MAX_BINS),
-            zero_count=zeros,
-        )
+    __slots__ = ("_bins", "_first", "_zeros")
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._bins = array("Q")
+        self._zeros = 0
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LatencySketch:
         """The sketch that `to_bytes` wrote; the empty one for no bytes."""
-        if not data:
-            return cls({}, 0)
-        stored = json.loads(data)
-        first = stored["first"]
-        bins = {first + place: count for place, count in enumerate(stored["bins"]) if count}
-        return cls(bins, stored["zeros"])
+        sketch = cls()
+        if data:
+            code, sketch._first, sketch._zeros = _HEADER.unpack_from(data)
+            bins = array(code.decode())
+            bins.frombytes(data[_HEADER.size :])
+            if sys.byteorder == "big":  # pragma: no cover
+                bins.byteswap()
+            sketch._bins = array("Q", bins)
+        return sketch
 
     def to_bytes(self) -> bytes:
         """Everything that is needed to add to the sketch later."""
-        store = self._store
-        counts = {
-            store.offset + place: int(count) for place, count in enumerate(store.bins) if count
-        }
-        first = min(counts, default=0)
-        bins = [counts.get(index, 0) for index in range(first, max(counts, default=-1) + 1)]
-        zeros = int(self._sketch.count - store.count)
-        return json.dumps({"first": first, "bins": bins, "zeros": zeros}).encode()
+        code = "I" if max(self._bins, default=0) < 2**32 else "Q"
+        bins = array(code, self._bins)
+        if sys.byteorder == "big":  # pragma: no cover
+            bins.byteswap()
+        return _HEADER.pack(code.encode(), self._first, self._zeros) + bins.tobytes()
 
-    def add(self, latency: float) -> None:
-        self._sketch.add(latency)
+    def add(self, bins: Sequence[int | None]) -> None:
+        """Counts latencies, of which `bin_of` has told the bins."""
+        counted = [each for each in bins if each is not None]
+        self._zeros += len(bins) - len(counted)
+        if counted:
+            self._reach(min(counted), max(counted))
+            first, counts = self._first, self._bins
+            for each in counted:
+                counts[each - first] += 1
 
-    def quantile(self, fraction: float) -> float:
-        """The latency that this fraction of the requests did not exceed; 0 without requests."""
-        value: float | None = self._sketch.get_quantile_value(fraction)
-        return value or 0.0
+    def merge(self, other: LatencySketch) -> None:
+        """Counts all that another sketch has counted."""
+        self._zeros += other._zeros
+        if other._bins:
+            self._reach(other._first, other._first + len(other._bins) - 1)
+            for place, count in enumerate(other._bins, other._first - self._first):
+                self._bins[place] += count
+
+    def quantiles(self, *fractions: float) -> list[float]:
+        """The latency that each fraction of the requests did not exceed; 0 without requests."""
+        cumulated = list(accumulate(self._bins, initial=self._zeros))
+        ranks = [fraction * (cumulated[-1] - 1) for fraction in fractions]
+        places = [bisect_right(cumulated, rank) for rank in ranks]
+        return [
+            _MAPPING.value(self._first + place - 1) if 0 < place < len(cumulated) else 0.0
+            for place in places
+        ]
+
+    def _reach(self, lowest: int, highest: int) -> None:
+        """Makes room for the bins from `lowest` to `highest`."""
+        if not self._bins:
+            self._first = lowest
+        if lowest < self._first:
+            self._bins = array("Q", bytes(8 * (self._first - lowest))) + self._bins
+            self._first = lowest
+        missing = highest - self._first + 1 - len(self._bins)
+        if missing > 0:
+            self._bins.frombytes(bytes(8 * missing))

@@ -7,12 +7,13 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakMethod
 
 import sqlalchemy as sa
 
@@ -21,6 +22,8 @@ from keysmith.errors import (
     StoreCorruptError,
     StoreUnavailableError,
 )
+from keysmith.stores.counters import FileCounters, MemoryCounters
+from keysmith.stores.credentials import SqliteCredentials
 from keysmith.stores.database import Database
 from keysmith.stores.keys import SqlKeyRepository
 from keysmith.stores.policies import SqlPolicyRepository
@@ -44,7 +47,8 @@ class SqliteStore:
 
     The file is opened when it is first needed, and only `migrate()` creates it. Readers never wait;
     writers of all threads and processes queue, each for at most `busy_timeout`. A write is on the
-    disk when the call returns (WAL with `synchronous=FULL`).
+    disk when the call returns (WAL with `synchronous=FULL`); usage alone may be lost by a machine
+    that loses power. Limits are counted in a file beside the database, `…-counters`.
     """
 
     def __init__(
@@ -69,9 +73,13 @@ class SqliteStore:
         # A memory database lives as long as somebody is connected to it.
         self._anchor = None if self._path else self._connect()
         engine = self._create_engine()
+        self._finishers: list[WeakMethod[Callable[[], None]]] = []
         self._database = Database(
             engine,
             writer=engine.execution_options(keysmith_begin="IMMEDIATE"),
+            lax_writer=engine.execution_options(
+                keysmith_begin="IMMEDIATE", keysmith_synchronous="NORMAL"
+            ),
             translate=lambda error: translate(error, self._path),
         )
         self.keys = SqlKeyRepository(self._database)
@@ -79,6 +87,12 @@ class SqliteStore:
         self.scopes = SqlScopeRepository(self._database)
         self.usages = SqlUsageRepository(self._database)
         self.rotations = SqlRotationRepository(self._database)
+        self.credentials = SqliteCredentials(self._database, self._connect)
+        self.counters: FileCounters | MemoryCounters = (
+            FileCounters(self._path.with_name(f"{self._path.name}-counters"))
+            if self._path
+            else MemoryCounters()
+        )
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._path or MEMORY)!r})"
@@ -87,6 +101,11 @@ class SqliteStore:
     def db(self) -> sa.Engine:
         """The SQLAlchemy engine underneath: for statements and sessions of one's own."""
         return self._database.engine
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside `transaction()` or `snapshot()`."""
+        return self._database.joined() is not None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -137,11 +156,22 @@ class SqliteStore:
         except SchemaOutdatedError as error:
             raise StoreUnavailableError(str(error)) from None
 
+    def before_close(self, finish: Callable[[], None]) -> None:
+        """See `Store.before_close`."""
+        self._finishers.append(WeakMethod(finish))
+
     def close(self) -> None:
         """Lets go of every connection; a memory database is gone. May be called twice."""
-        self._database.close()
-        if self._anchor is not None:
-            self._anchor.close()
+        with ExitStack() as stack:
+            if self._anchor is not None:
+                stack.callback(self._anchor.close)
+            stack.callback(self.counters.close)
+            stack.callback(self.credentials.close)
+            stack.callback(self._database.close)
+            while self._finishers:
+                finish = self._finishers.pop()()
+                if finish is not None:
+                    stack.callback(finish)
 
     def __enter__(self) -> Self:
         return self
@@ -234,7 +264,12 @@ def _without_rows(record: logging.LogRecord) -> bool:
 
 
 def _begin(connection: sa.Connection) -> None:
-    mode = connection.get_execution_options().get("keysmith_begin", "DEFERRED")
+    options = connection.get_execution_options()
+    mode = options.get("keysmith_begin", "DEFERRED")
+    if mode != "DEFERRED":
+        synchronous = options.get("keysmith_synchronous", "FULL")
+        driver: Any = connection.connection.driver_connection
+        driver.execute(f"PRAGMA synchronous = {synchronous}")
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 

@@ -6,8 +6,6 @@ import os
 import sqlite3
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from keysmith.errors import (
     ConflictError,
     KeysmithError,
@@ -21,12 +19,12 @@ from keysmith.errors import (
 )
 
 
-def translate(error: sa.exc.SQLAlchemyError, path: Path | None) -> KeysmithError:
-    """The `KeysmithError` for what SQLAlchemy raised.
+def translate(error: BaseException, path: Path | None) -> KeysmithError:
+    """The `KeysmithError` for what SQLAlchemy or the driver raised.
 
     Result codes: https://sqlite.org/rescode.html
     """
-    cause = getattr(error, "orig", None)
+    cause = getattr(error, "orig", error)
     if not isinstance(cause, sqlite3.Error):
         return StoreError(f"The database failed: {type(error).__name__}.")
     code = getattr(cause, "sqlite_errorcode", None)

@@ -2,84 +2,28 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
 from typing import Any, Unpack
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from keysmith.errors import KeyNotFoundError, NotFoundError
-from keysmith.ids import IdPrefix
-from keysmith.models import Key, Period, UsageAggregate, UsageRecord
+from keysmith.ids import IdPrefix, new_id
+from keysmith.models import Key, Period, UsageAggregate, UsageRecord, UsageSummary
 from keysmith.models.base import moment
-from keysmith.stores.base import UsageFilters
+from keysmith.stores.aggregates import Counted, SqlAggregates
+from keysmith.stores.base import RecordedUsage, UsageFilters
+from keysmith.stores.bulk import stored_moment, write_rows
 from keysmith.stores.repository import SqlRepository
-from keysmith.stores.sketch import LatencySketch
 
 _records: sa.Table = sa.inspect(UsageRecord).local_table  # type: ignore[assignment]
 _keys: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 
-
-class SqlAggregates(SqlRepository[UsageAggregate]):
-    """Days and months of keys."""
-
-    model = UsageAggregate
-    missing = NotFoundError
-    filters = TypeAdapter(UsageFilters)
-
-    def add(self, records: Iterable[UsageRecord]) -> None:
-        """Adds records to their days and months; the caller's transaction holds both."""
-        groups: dict[tuple[str, Period, datetime], list[UsageRecord]] = defaultdict(list)
-        for record in records:
-            for period in Period:
-                groups[record.key_id, period, period.start(record.created_at)].append(record)
-        with self._database.write() as connection:
-            for (key_id, period, start), members in groups.items():
-                row = self.row(self._sum(key_id, period, start, members))
-                connection.execute(sa.delete(self.table).where(*self._is(key_id, period, start)))
-                connection.execute(sa.insert(self.table), row)
-
-    def requests(self, key_id: str, period: Period, day: date) -> int:
-        start = period.start(datetime(day.year, day.month, day.day, tzinfo=UTC))
-        statement = sa.select(self.table.c.request_count).where(*self._is(key_id, period, start))
-        with self._database.read() as connection:
-            return connection.scalar(statement) or 0
-
-    def select(
-        self, period: Period, limit: int | None, filters: UsageFilters
-    ) -> Sequence[UsageAggregate]:
-        start = self.table.c.period_start
-        criteria = [self.table.c.period == period, *self._filtered(filters, time=start)]
-        return self._page(criteria, limit=limit, order_by=(start.desc(), self.table.c.key_id))
-
-    def _is(self, key_id: str, period: Period, start: datetime) -> list[sa.ColumnElement[bool]]:
-        return self._equal(key_id=key_id, period=period, period_start=start)
-
-    def _sum(
-        self, key_id: str, period: Period, start: datetime, records: Sequence[UsageRecord]
-    ) -> UsageAggregate:
-        found = self._page(
-            self._is(key_id, period, start), limit=1, order_by=(self.table.c.key_id,)
-        )
-        so_far = found[0] if found else None
-        sketch = LatencySketch.from_bytes(so_far.latency_sketch if so_far else b"")
-        for record in records:
-            sketch.add(record.latency_ms)
-        return UsageAggregate(
-            key_id=key_id,
-            period=period,
-            period_start=start,
-            tenant_id=records[0].tenant_id,
-            request_count=(so_far.request_count if so_far else 0) + len(records),
-            error_count=(so_far.error_count if so_far else 0) + sum(r.failed for r in records),
-            total_latency=(so_far.total_latency if so_far else 0.0)
-            + sum(r.latency_ms for r in records),
-            p50_latency=sketch.quantile(0.50),
-            p99_latency=sketch.quantile(0.99),
-            latency_sketch=sketch.to_bytes(),
-        )
+PURGED_AT_ONCE = 1_000
+"""Records that are removed in one transaction: other writers wait for some milliseconds."""
 
 
 class SqlUsageRepository(SqlRepository[UsageRecord]):
@@ -108,13 +52,50 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
             if key_ids - set(known):
                 raise KeyNotFoundError
             connection.execute(sa.insert(_records), rows)
-            self._aggregates.add(batch)
+            self._aggregates.add(
+                connection,
+                [
+                    Counted(r.key_id, r.tenant_id, r.created_at, r.status_code, r.latency_ms)
+                    for r in batch
+                ],
+            )
+
+    def record_known(
+        self, usages: Sequence[RecordedUsage], last_used: Mapping[str, datetime]
+    ) -> int:
+        key_ids = {usage.data.key_id for usage in usages}
+        with self._database.write(lax=True) as connection:
+            found = connection.execute(_OWNERS, {"key_ids": list(key_ids)}) if key_ids else ()
+            owners = {key_id: (tenant_id, app_id) for key_id, tenant_id, app_id in found}
+            known = [usage for usage in usages if _is_known(usage, owners)]
+            if known:
+                stored = stored_moment(connection.dialect)
+                write_rows(
+                    connection, _INSERT, _COLUMNS, [_row(usage, owners, stored) for usage in known]
+                )
+                self._aggregates.add(connection, [_counted(usage, owners) for usage in known])
+            if last_used:
+                used = [{"key_id": key_id, "at": at} for key_id, at in last_used.items()]
+                connection.execute(_LAST_USED, used)
+        return len(usages) - len(known)
 
     def query(
-        self, *, limit: int | None = None, **filters: Unpack[UsageFilters]
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageRecord]:
-        order = (_records.c.created_at.desc(), _records.c.id.desc())
         criteria = self._filtered(filters, time=_records.c.created_at)
+        if after is not None:
+            last = sa.alias(_records)
+            position = sa.select(last.c.created_at, last.c.id).where(
+                last.c.id == self._cursor(after)
+            )
+            criteria.append(
+                sa.tuple_(_records.c.created_at, _records.c.id) < position.scalar_subquery()
+            )
+        order = (_records.c.created_at.desc(), _records.c.id.desc())
         return self._page(criteria, limit=limit, order_by=order)
 
     def aggregate(
@@ -122,22 +103,106 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         *,
         period: Period = Period.DAILY,
         limit: int | None = None,
+        after: tuple[datetime, str] | None = None,
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageAggregate]:
-        return self._aggregates.select(Period(period), limit, filters)
+        return self._aggregates.select(Period(period), limit, after, filters)
+
+    def summarize(
+        self, *, period: Period = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        return self._aggregates.summarize(Period(period), filters)
 
     def count(self, **filters: Unpack[UsageFilters]) -> int:
         return self._count(*self._filtered(filters, time=_records.c.created_at))
 
     def purge(self, before: datetime) -> int:
-        with self._database.write() as connection:
-            result = connection.execute(
-                sa.delete(_records).where(_records.c.created_at < moment(before))
-            )
-            return result.rowcount
+        purged = 0
+        while some := self.purge_some(before):
+            purged += some
+        return purged
+
+    def purge_some(self, before: datetime, *, tenant_id: str | None = None) -> int:
+        old = (
+            sa.select(_records.c.id)
+            .where(_records.c.created_at < moment(before), *self._equal(tenant_id=tenant_id))
+            .limit(PURGED_AT_ONCE)
+        )
+        with self._database.write(lax=True) as connection:
+            return connection.execute(sa.delete(_records).where(_records.c.id.in_(old))).rowcount
 
     def daily_count(self, key_id: str, date: date) -> int:
         return self._aggregates.requests(key_id, Period.DAILY, date)
 
     def monthly_count(self, key_id: str, month: date) -> int:
         return self._aggregates.requests(key_id, Period.MONTHLY, month)
+
+
+Owners = Mapping[str, tuple[str, str]]
+"""Tenant and app of each key that exists."""
+
+_COLUMNS = (
+    "id",
+    "key_id",
+    "tenant_id",
+    "endpoint",
+    "method",
+    "status_code",
+    "ip_address",
+    "user_agent",
+    "latency_ms",
+    "metadata",
+    "created_at",
+)
+_OWNERS = sa.select(_keys.c.id, _keys.c.tenant_id, _keys.c.app_id).where(
+    _keys.c.id.in_(sa.bindparam("key_ids", expanding=True))
+)
+_INSERT = sa.insert(_records).values({name: sa.bindparam(name) for name in _COLUMNS})
+_LAST_USED = (
+    sa.update(_keys)
+    .where(
+        _keys.c.id == sa.bindparam("key_id"),
+        _keys.c.last_used_at.is_(None) | (_keys.c.last_used_at < sa.bindparam("at")),
+    )
+    .values(last_used_at=sa.bindparam("at"))
+)
+
+
+def _is_known(usage: RecordedUsage, owners: Owners) -> bool:
+    owner = owners.get(usage.data.key_id)
+    return (
+        owner is not None
+        and usage.tenant_id in (None, owner[0])
+        and usage.app_id in (None, owner[1])
+    )
+
+
+def _row(
+    usage: RecordedUsage, owners: Owners, stored: Callable[[datetime], Any]
+) -> tuple[Any, ...]:
+    """The row to write, in the order of `_COLUMNS`."""
+    data = usage.data
+    return (
+        new_id(IdPrefix.USAGE, usage.created_at),
+        data.key_id,
+        owners[data.key_id][0],
+        data.endpoint,
+        data.method,
+        data.status_code,
+        data.ip_address,
+        data.user_agent,
+        data.latency_ms,
+        json.dumps(data.meta) if data.meta else "{}",
+        stored(usage.created_at),
+    )
+
+
+def _counted(usage: RecordedUsage, owners: Owners) -> Counted:
+    data = usage.data
+    return Counted(
+        data.key_id,
+        owners[data.key_id][0],
+        usage.created_at,
+        data.status_code,
+        data.latency_ms,
+    )

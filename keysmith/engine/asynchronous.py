@@ -1,0 +1,149 @@
+"""The engine for event loops: the same calls, awaitable, over the one implementation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from keysmith.engine.engine import Engine
+from keysmith.engine.results import ValidationResult
+from keysmith.models import UsageCreate
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 16
+"""Calls that can be under way at once for one engine; more of them queue."""
+
+
+def _awaitable(
+    call: Callable[Concatenate[Engine, P], T],
+) -> Callable[Concatenate[AsyncEngine, P], Coroutine[Any, Any, T]]:
+    @wraps(call)
+    async def hop(self: AsyncEngine, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._hop(partial(call, self.engine, *args, **kwargs))
+
+    return hop
+
+
+class AsyncEngine:
+    """Every call of an `Engine` as a coroutine. Safe to share between tasks, loops and threads.
+
+    What needs no store is answered on the event loop: validation of a key that is in memory while
+    nothing has changed, and recording usage. All else takes one hop to a worker thread.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """`engine` stays usable beside this, and is closed with it."""
+        self.engine = engine
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="keysmith")
+
+    async def validate_key(
+        self,
+        raw_key: str,
+        *,
+        ip: str | None = None,
+        origin: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        scopes: Iterable[str] = (),
+        cost: int = 1,
+    ) -> ValidationResult:
+        """See `Engine.validate_key`."""
+        result = self.engine._validation.validate(  # noqa: SLF001
+            raw_key, ip, origin, method, path, scopes, cost, warm=True
+        )
+        if result is not None:
+            return result
+        return await self._hop(
+            partial(
+                self.engine.validate_key,
+                raw_key,
+                ip=ip,
+                origin=origin,
+                method=method,
+                path=path,
+                scopes=scopes,
+                cost=cost,
+            )
+        )
+
+    async def record_usage(self, data: UsageCreate) -> None:
+        """See `Engine.record_usage`."""
+        if self.engine._context.usage.full():  # noqa: SLF001
+            await self._hop(partial(self.engine.record_usage, data))
+        else:
+            self.engine.record_usage(data)
+
+    def for_tenant(self, tenant_id: str, *, app_id: str | None = None) -> AsyncEngine:
+        """See `Engine.for_tenant`. It may be awaited, and need not be."""
+        bound = object.__new__(AsyncEngine)
+        bound.engine = self.engine.for_tenant(tenant_id, app_id=app_id)
+        bound._threads = self._threads
+        return bound
+
+    create_key = _awaitable(Engine.create_key)
+    import_key = _awaitable(Engine.import_key)
+    get_key = _awaitable(Engine.get_key)
+    list_keys = _awaitable(Engine.list_keys)
+    count_keys = _awaitable(Engine.count_keys)
+    update_key = _awaitable(Engine.update_key)
+    delete_key = _awaitable(Engine.delete_key)
+    rotate_key = _awaitable(Engine.rotate_key)
+    revoke_key = _awaitable(Engine.revoke_key)
+    suspend_key = _awaitable(Engine.suspend_key)
+    reactivate_key = _awaitable(Engine.reactivate_key)
+    cleanup_expired_keys = _awaitable(Engine.cleanup_expired_keys)
+    cleanup_grace_expired = _awaitable(Engine.cleanup_grace_expired)
+    list_rotations = _awaitable(Engine.list_rotations)
+    list_keys_due_for_rotation = _awaitable(Engine.list_keys_due_for_rotation)
+    list_keys_unused_since = _awaitable(Engine.list_keys_unused_since)
+    query_usage = _awaitable(Engine.query_usage)
+    aggregate_usage = _awaitable(Engine.aggregate_usage)
+    summarize_usage = _awaitable(Engine.summarize_usage)
+    purge_usage = _awaitable(Engine.purge_usage)
+    create_policy = _awaitable(Engine.create_policy)
+    get_policy = _awaitable(Engine.get_policy)
+    list_policies = _awaitable(Engine.list_policies)
+    update_policy = _awaitable(Engine.update_policy)
+    delete_policy = _awaitable(Engine.delete_policy)
+    create_scope = _awaitable(Engine.create_scope)
+    ensure_scopes = _awaitable(Engine.ensure_scopes)
+    get_scope = _awaitable(Engine.get_scope)
+    list_scopes = _awaitable(Engine.list_scopes)
+    list_key_scopes = _awaitable(Engine.list_key_scopes)
+    update_scope = _awaitable(Engine.update_scope)
+    delete_scope = _awaitable(Engine.delete_scope)
+    assign_scopes = _awaitable(Engine.assign_scopes)
+    remove_scopes = _awaitable(Engine.remove_scopes)
+    cache_statistics = _awaitable(Engine.cache_statistics)
+    health = _awaitable(Engine.health)
+    flush = _awaitable(Engine.flush)
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await asyncio.to_thread(self.engine.close)
+        if self.engine.tenant_id is None:
+            self._threads.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        yield from ()
+        return self
+
+    async def _hop(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)

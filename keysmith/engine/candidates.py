@@ -1,0 +1,136 @@
+"""Candidates: what is known of a secret, made ready for judging, and remembered while it is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from keysmith.engine.limits import Limits
+from keysmith.engine.results import ValidationResult
+from keysmith.engine.rules import Rules
+from keysmith.engine.scope_names import covers, name_list
+from keysmith.errors import InsufficientScopeError, InvalidKeyError, KeyNotFoundError
+from keysmith.models import KeyState
+from keysmith.raw_keys import Hasher, check_form
+from keysmith.stores.base import Credential, CredentialRepository
+
+DEFAULT_CACHE_SIZE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """How often validation was answered from memory."""
+
+    hits: int
+    misses: int
+    """Validations that read the store: new or unknown keys, and all after a change."""
+    entries: int
+    """Secrets that are remembered."""
+
+
+class Candidate:
+    """A key as one of its secrets names it, of one moment."""
+
+    __slots__ = (
+        "_credential",
+        "_scopes",
+        "active",
+        "expires_at",
+        "grace_ends",
+        "key",
+        "limits",
+        "result",
+        "rotation",
+        "rules",
+        "version",
+    )
+
+    def __init__(self, credential: Credential, version: int | None) -> None:
+        self._credential = credential
+        self.version = version
+        self.key = credential.key
+        self.rotation = credential.rotation
+        self.active = self.key.state is KeyState.ACTIVE
+        self.expires_at = self.key.expires_at
+        self.grace_ends = None if self.rotation is None else self.rotation.grace_ends
+        self.rules = Rules.of(credential.policy)
+        self.limits = Limits.of(credential.policy)
+        granted, allowed = credential.granted, credential.allowed
+        if allowed is not None:
+            granted = frozenset(name for name in granted if covers(allowed, name))
+        self._scopes = granted
+        self.result = ValidationResult(
+            key=self.key,
+            scopes=tuple(sorted(granted)),
+            policy=credential.policy,
+            rotated=self.rotation is not None,
+            grace_ends=self.grace_ends,
+        )
+        """What a valid request gets, but for the state of its rate limit."""
+
+    def require(self, scopes: Iterable[str]) -> None:
+        """Raises `InsufficientScopeError` unless all of these scopes are granted."""
+        names = name_list(scopes)
+        if not self._scopes.issuperset(names):
+            missing = [name for name in names if not self._grants(name)]
+            if missing:
+                raise InsufficientScopeError(missing=missing)
+
+    def _grants(self, name: str) -> bool:
+        """Whether a scope is granted that may be declared nowhere, but lies below one by name."""
+        allowed = self._credential.allowed
+        return covers(self._credential.granted, name) and (allowed is None or covers(allowed, name))
+
+
+class Candidates:
+    """Finds the candidate for a raw key: in memory, as long as the store has not changed since."""
+
+    def __init__(self, credentials: CredentialRepository, hasher: Hasher, size: int) -> None:
+        """`size`: how many secrets are remembered at most; 0 for none."""
+        self._credentials = credentials
+        self._hash = hasher.hash
+        self._version = credentials.version
+        self._size = size
+        self._known: dict[str, Candidate] = {}
+        self._hits = self._misses = 0
+
+    def warm(self, raw_key: str) -> Candidate | None:
+        """The candidate, if it is in memory and up to date.
+
+        Raises `InvalidKeyError` for what cannot be a key.
+        """
+        known = self._known.get(self._hash(check_form(raw_key)))
+        if known is None or known.version != self._version():
+            return None
+        self._hits += 1
+        return known
+
+    def find(self, raw_key: str) -> Candidate:
+        """The candidate. Raises `InvalidKeyError` for a raw key that is malformed or unknown."""
+        key_hash = self._hash(check_form(raw_key))
+        known = self._known.get(key_hash)
+        # Before the row is read: what changes in between makes the candidate old, never wrong.
+        version = self._version()
+        if known is not None and known.version == version and version is not None:
+            self._hits += 1
+            return known
+        self._misses += 1
+        try:
+            candidate = Candidate(self._credentials.find(key_hash), version)
+        except KeyNotFoundError:
+            self._known.pop(key_hash, None)
+            raise InvalidKeyError from None
+        if version is not None and self._size:
+            self._remember(key_hash, candidate)
+        return candidate
+
+    def statistics(self) -> CacheStatistics:
+        """Hits and misses since the engine was made."""
+        return CacheStatistics(self._hits, self._misses, len(self._known))
+
+    def _remember(self, key_hash: str, candidate: Candidate) -> None:
+        known = self._known
+        if len(known) >= self._size and key_hash not in known:
+            for oldest in list(known)[: self._size // 8 + 1]:
+                known.pop(oldest, None)
+        known[key_hash] = candidate

@@ -1,0 +1,235 @@
+"""Limits: how many requests in a window, and in a day and a month of the calendar.
+
+A window is counted in `SLICES` slices of time, and one more, so that whatever stretch as long as
+the window one looks at, it lies within the slices counted. It follows that
+
+- no stretch of time as long as the window, however it is cut, sees more than the limit; and
+- a request is granted whenever the last `1 + 1/SLICES` windows saw fewer than the limit.
+
+Quotas are exact, by the calendar of UTC. Time that steps back does not give anything back: what was
+counted counts in the present.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Protocol, Self
+
+from keysmith.clock import Clock
+from keysmith.engine.results import RateLimitStatus
+from keysmith.errors import QuotaExceededError, RateLimitedError
+from keysmith.models import Period
+from keysmith.models.policies import PolicyFields
+from keysmith.stores.base import Counters
+
+SLICES = 32
+
+_RING = SLICES + 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_SECOND = 1_000_000
+
+# A window's cells in a record: the width of its slices in microseconds, the newest slice, how many
+# requests count in all, and in each slice of a ring.
+_WIDTH, _NEWEST, _TOTAL, _FIRST = 0, 1, 2, 3
+_WINDOW_CELLS = _FIRST + _RING
+
+# A quota's cells: which day or month, how many.
+_PERIOD, _COUNT = 0, 1
+
+# Where in a key's record each rule counts.
+_RATE = 0
+_BURST = _RATE + _WINDOW_CELLS
+_DAY = _BURST + _WINDOW_CELLS
+_MONTH = _DAY + 2
+
+
+def _slice_width(window: timedelta) -> int:
+    return -(-(window // _MICROSECOND) // SLICES)
+
+
+_BURST_SLICE = _slice_width(timedelta(seconds=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How often a policy lets its keys be used; 0 is no limit."""
+
+    rate_limit: int
+    """Requests in `window`."""
+    window: timedelta
+    burst_limit: int
+    """Requests in any one second."""
+    daily_quota: int
+    """Requests in a calendar day of UTC."""
+    monthly_quota: int
+    """Requests in a calendar month of UTC."""
+    slice_width: int = field(init=False, repr=False)
+    """Microseconds that a slice of the window is wide."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slice_width", _slice_width(self.window))
+
+    @classmethod
+    def of(cls, policy: PolicyFields | None) -> Self | None:
+        """The policy's limits; `None` if it has none."""
+        if policy is None:
+            return None
+        limited = policy.rate_limit or policy.burst_limit
+        if not (limited or policy.daily_quota or policy.monthly_quota):
+            return None
+        return cls(
+            policy.rate_limit,
+            policy.rate_limit_window,
+            policy.burst_limit,
+            policy.daily_quota,
+            policy.monthly_quota,
+        )
+
+
+class RateLimiter(Protocol):
+    """Counts requests against limits. Give the engine one of your own to count elsewhere."""
+
+    def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
+        """Counts a request of that cost, against every limit or against none.
+
+        Raises `RateLimitedError` or `QuotaExceededError` where there is not enough left; gives
+        `None` without a rate limit. A cost of 0 counts nothing and is never refused.
+        """
+
+
+class CountingRateLimiter:
+    """The default `RateLimiter`: counts in the store, together with all who use it."""
+
+    def __init__(self, counters: Counters, clock: Clock) -> None:
+        self._counters = counters
+        self._clock = clock
+
+    def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
+        """See `RateLimiter.take`."""
+
+        def change(cells: array[int]) -> RateLimitStatus | None:
+            # The time is read where nobody else counts, so that it does not step back between
+            # those who count one after another.
+            return _take(cells, limits, cost, self._clock())
+
+        return self._counters.update(key_id, change)
+
+
+def quota_resets(period: Period, now: datetime) -> datetime:
+    """When the day or the month in which `now` lies is over."""
+    start = period.start(now)
+    try:
+        return period.start(start + timedelta(days=32 if period is Period.MONTHLY else 1))
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _take(cells: array[int], limits: Limits, cost: int, now: datetime) -> RateLimitStatus | None:
+    moment = (now - _EPOCH) // _MICROSECOND
+    rate, burst = limits.rate_limit, limits.burst_limit
+    used = _slide(cells, _RATE, limits.slice_width, moment) if rate else 0
+    used_in_second = _slide(cells, _BURST, _BURST_SLICE, moment) if burst else 0
+    if cost:
+        excess = used + cost - rate if rate else 0
+        excess_in_second = used_in_second + cost - burst if burst else 0
+        if excess > 0 or excess_in_second > 0:
+            waits = (
+                _wait(cells, _RATE, excess, moment),
+                _wait(cells, _BURST, excess_in_second, moment),
+            )
+            raise RateLimitedError(retry_after=max(waits))
+        if limits.daily_quota or limits.monthly_quota:
+            _count_in_quotas(cells, limits, cost, now)
+        if rate:
+            _count(cells, _RATE, cost)
+        if burst:
+            _count(cells, _BURST, cost)
+    if not rate:
+        return None
+    return RateLimitStatus(rate, max(0, rate - used - cost), _datetime(_emptied(cells, moment)))
+
+
+def _slide(cells: array[int], at: int, width: int, moment: int) -> int:
+    """Brings a window up to the moment, and tells how many requests still count in it."""
+    slice_, newest = moment // width, cells[at + _NEWEST]
+    if cells[at + _WIDTH] != width or slice_ < newest - SLICES:
+        _begin_anew(cells, at, width, moment)
+    elif slice_ > newest:
+        first = at + _FIRST
+        for passed in range(newest + 1, min(slice_, newest + _RING) + 1):
+            cells[at + _TOTAL] -= cells[first + passed % _RING]
+            cells[first + passed % _RING] = 0
+        cells[at + _NEWEST] = slice_
+    return cells[at + _TOTAL]
+
+
+def _begin_anew(cells: array[int], at: int, width: int, moment: int) -> None:
+    """For another window than before, or a clock that was put back.
+
+    What still counts counts from now on, so that neither lets more through.
+    """
+    passed = cells[at + _WIDTH] * (cells[at + _NEWEST] + _RING) <= moment
+    total, first, slice_ = 0 if passed else cells[at + _TOTAL], at + _FIRST, moment // width
+    cells[first : first + _RING] = array("q", bytes(8 * _RING))
+    cells[at + _WIDTH], cells[at + _NEWEST], cells[at + _TOTAL] = width, slice_, total
+    cells[first + slice_ % _RING] = total
+
+
+def _count(cells: array[int], at: int, cost: int) -> None:
+    cells[at + _TOTAL] += cost
+    cells[at + _FIRST + cells[at + _NEWEST] % _RING] += cost
+
+
+def _wait(cells: array[int], at: int, excess: int, moment: int) -> float:
+    """Seconds until so many requests count no more, should no other come."""
+    width, newest, first = cells[at + _WIDTH], cells[at + _NEWEST], at + _FIRST
+    if excess <= 0:
+        return 0.0
+    for slice_ in range(newest - SLICES, newest + 1):
+        excess -= cells[first + slice_ % _RING]
+        if excess <= 0:
+            return max((slice_ + _RING) * width - moment, 1) / _SECOND
+    return width * _RING / _SECOND  # it costs more than the limit is: never
+
+
+def _emptied(cells: array[int], moment: int) -> int:
+    """When nothing of what has been counted against the rate limit counts any more."""
+    newest, first = cells[_RATE + _NEWEST], _RATE + _FIRST
+    for slice_ in range(newest, newest - _RING, -1):
+        if cells[first + slice_ % _RING]:
+            return (slice_ + _RING) * cells[_RATE + _WIDTH]
+    return moment
+
+
+def _count_in_quotas(cells: array[int], limits: Limits, cost: int, now: datetime) -> None:
+    quotas = [
+        (at, period, quota)
+        for at, period, quota in (
+            (_DAY, Period.DAILY, limits.daily_quota),
+            (_MONTH, Period.MONTHLY, limits.monthly_quota),
+        )
+        if quota
+    ]
+    for at, period, quota in quotas:
+        current = now.year * 12 + now.month if period is Period.MONTHLY else now.toordinal()
+        counted_for = cells[at + _PERIOD]
+        if counted_for < current:
+            cells[at + _PERIOD], cells[at + _COUNT] = current, 0
+        elif counted_for > current + 1:
+            cells[at + _PERIOD] = current  # the clock was far ahead; what it counted counts now
+        if cells[at + _COUNT] + cost > quota:
+            raise QuotaExceededError(period=period.value, resets_at=quota_resets(period, now))
+    for at, _, _ in quotas:
+        cells[at + _COUNT] += cost
+
+
+@lru_cache(maxsize=1024)
+def _datetime(microseconds: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)

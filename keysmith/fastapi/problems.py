@@ -1,0 +1,222 @@
+"""What went wrong, as RFC 9457 problem details."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from keysmith.clock import utc_now
+from keysmith.errors import (
+    ConflictError,
+    InsufficientScopeError,
+    InvalidKeyError,
+    InvalidStateTransitionError,
+    KeyInactiveError,
+    KeysmithError,
+    NotFoundError,
+    PolicyInUseError,
+    PolicyViolationError,
+    QuotaExceededError,
+    RateLimitedError,
+    StoreError,
+    TenantMismatchError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+Answered = KeysmithError | ValidationError | RequestValidationError | HTTPException
+ANSWERED = (KeysmithError, ValidationError, RequestValidationError, HTTPException)
+"""The errors that a client is told of; any other is a bug of ours, or of the host's."""
+
+STATUSES: Mapping[type[KeysmithError], int] = {
+    NotFoundError: 404,
+    InvalidKeyError: 401,
+    KeyInactiveError: 401,
+    PolicyViolationError: 403,
+    InsufficientScopeError: 403,
+    TenantMismatchError: 403,
+    RateLimitedError: 429,
+    QuotaExceededError: 429,
+    InvalidStateTransitionError: 409,
+    PolicyInUseError: 409,
+    ConflictError: 409,
+    StoreError: 503,
+    KeysmithError: 500,
+}
+"""The status of each error, and of those derived from it."""
+
+_PLACES = frozenset({"body", "query", "path", "header", "cookie"})
+_PYDANTIC_PREFIX = "Value error, "
+_SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field of a request."""
+
+    location: str = Field(examples=["body"])
+    """`body`, `query`, `path`, `header` or `cookie`."""
+    field: str = Field(examples=["scopes.0"])
+    """The field's name; empty for all of it."""
+    detail: str = Field(examples=["Field required"])
+
+
+class Problem(BaseModel):
+    """An answer that tells what went wrong: RFC 9457 problem details."""
+
+    type: str = Field(examples=["urn:problem-type:keysmith:key_revoked"])
+    """An identifier of the kind of problem."""
+    title: str = Field(examples=["Key revoked"])
+    status: int = Field(examples=[401])
+    detail: str = Field(examples=["The API key has been revoked, or replaced by a newer secret."])
+    code: str = Field(examples=["key_revoked"])
+    """The stable name of the error, for programs."""
+    errors: list[FieldProblem] | None = None
+    """The fields that are wrong; values are not repeated."""
+
+
+class HTTPProblem(HTTPException):
+    """A refusal with a status and a code of its own.
+
+    Without `install_problem_handlers` it is answered as any other `HTTPException`.
+    """
+
+    def __init__(
+        self,
+        status_code: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: Iterable[FieldProblem] = (),
+    ) -> None:
+        super().__init__(status_code, detail, headers)
+        self.code = code
+        self.errors = list(errors)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Has the application answer with problem details (RFC 9457) where something goes wrong.
+
+    That is for `KeysmithError`, pydantic's `ValidationError`, FastAPI's `RequestValidationError`
+    and `HTTPException`. Nothing that the client sent is repeated to it.
+    """
+    for kind in ANSWERED:
+        app.add_exception_handler(kind, _handle)
+    app.add_exception_handler(WebSocketRequestValidationError, _close)
+
+
+class ProblemRoute(APIRoute):
+    """A route that answers with problem details, whatever the application around it does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of a plain route, with our answers to what it raises."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ANSWERED as error:
+                return problem_response(error)
+
+        return answer
+
+
+def problem_response(error: Answered) -> Response:
+    """The answer to an error."""
+    refusal = as_problem(error)
+    problem = Problem(
+        type=f"urn:problem-type:keysmith:{refusal.code}",
+        title=refusal.code.replace("_", " ").capitalize(),
+        status=refusal.status_code,
+        detail=refusal.detail,
+        code=refusal.code,
+        errors=refusal.errors or None,
+    )
+    if refusal.status_code in {204, 304} or refusal.status_code < 200:
+        return Response(status_code=refusal.status_code, headers=refusal.headers)
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        status_code=refusal.status_code,
+        headers=refusal.headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def as_problem(error: Answered) -> HTTPProblem:
+    """The error as a refusal with a status, a code and headers."""
+    if isinstance(error, HTTPProblem):
+        return error
+    if isinstance(error, KeysmithError):
+        status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+        return HTTPProblem(status, error.code, str(error), headers=_headers(error, status))
+    if isinstance(error, RequestValidationError):
+        return _invalid(_field_problems(error.errors()))
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        return _invalid(
+            _field_problems([{**each, "loc": ("body", *each["loc"])} for each in found])
+        )
+    detail: Any = error.detail  # FastAPI's may be any JSON
+    return HTTPProblem(
+        error.status_code,
+        f"http_{error.status_code}",
+        detail if isinstance(detail, str) else json.dumps(detail),
+        headers=error.headers,
+    )
+
+
+async def _handle(_connection: Request | WebSocket, error: Any) -> Response:
+    return problem_response(error)
+
+
+async def _close(websocket: WebSocket, _error: Exception) -> None:
+    await websocket.close(code=1008, reason="The request is not valid.")
+
+
+def _invalid(errors: Sequence[FieldProblem]) -> HTTPProblem:
+    names = ", ".join(dict.fromkeys(each.field or each.location for each in errors))
+    return HTTPProblem(
+        422, "invalid_input", f"The request is not valid: see {names}.", errors=errors
+    )
+
+
+def _field_problems(errors: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
+    return [
+        FieldProblem(
+            location=str(each["loc"][0]) if each["loc"][:1] and each["loc"][0] in _PLACES else "",
+            field=".".join(_showable(part) for part in each["loc"][1:]),
+            detail=str(each["msg"]).removeprefix(_PYDANTIC_PREFIX),
+        )
+        for each in errors
+    ]
+
+
+def _showable(part: object) -> str:
+    """A part of a field's path. What the client made up may be a key in the wrong place."""
+    return str(part) if _SHOWABLE.fullmatch(str(part)) else "(unknown)"
+
+
+def _headers(error: KeysmithError, status: int) -> dict[str, str] | None:
+    """`WWW-Authenticate` as RFC 6750, section 3, has it; `Retry-After` in whole seconds."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    if isinstance(error, InsufficientScopeError):
+        return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
+    if isinstance(error, RateLimitedError):
+        return {"Retry-After": str(math.ceil(error.retry_after))}
+    if isinstance(error, QuotaExceededError) and error.resets_at is not None:
+        seconds = (error.resets_at - utc_now()).total_seconds()
+        return {"Retry-After": str(max(0, math.ceil(seconds)))}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return {"Retry-After": "1"}
+    return None

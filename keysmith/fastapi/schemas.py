@@ -1,0 +1,199 @@
+"""Bodies and queries that are of HTTP alone; all others are the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keysmith.engine import CreatedKey
+from keysmith.models import (
+    Environment,
+    KeyPublic,
+    KeyState,
+    PolicyPublic,
+    RotationPublic,
+    RotationReason,
+    ScopePublic,
+)
+from keysmith.models.base import (
+    Description,
+    Duration,
+    KeyId,
+    Label,
+    PolicyId,
+    RotationId,
+    ScopeId,
+    ScopeName,
+)
+from keysmith.models.keys import MAX_SCOPES
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 1000
+
+PublicT = TypeVar("PublicT", bound=BaseModel)
+
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many objects a page has.")]
+
+
+class Body(BaseModel):
+    """What a client sends. Unknown fields are refused, and values never repeated."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class RotateRequest(Body):
+    """How a key is to be rotated."""
+
+    reason: RotationReason = RotationReason.MANUAL
+    grace: Duration | None = None
+    """How long the old secret goes on working; as the policy says, else 24 hours."""
+
+
+class RevokeRequest(Body):
+    """Why a key is revoked."""
+
+    reason: Description = ""
+
+
+class ScopeNames(Body):
+    """Scopes to give to a key, or to take from it."""
+
+    scopes: Annotated[list[ScopeName], Field(max_length=MAX_SCOPES)]
+
+
+class ValidateRequest(Body):
+    """A raw key, and what the request that came with it says of itself."""
+
+    raw_key: str = Field(repr=False)
+    ip: Annotated[str, Field(max_length=64)] | None = None
+    origin: Annotated[str, Field(max_length=512)] | None = None
+    method: Annotated[str, Field(max_length=32)] | None = None
+    path: Annotated[str, Field(max_length=8192)] | None = None
+    scopes: Annotated[list[Label], Field(max_length=MAX_SCOPES)] = []
+    cost: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+
+
+class IssuedKey(BaseModel):
+    """A key and its raw key, which is told once."""
+
+    key: KeyPublic
+    raw_key: str = Field(repr=False)
+
+    @classmethod
+    def of(cls, created: CreatedKey) -> Self:
+        """What the engine issued."""
+        return cls(key=KeyPublic.model_validate(created.key), raw_key=created.raw_key)
+
+
+class RateLimit(BaseModel):
+    """How much of a rate limit is left."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    limit: int
+    remaining: int
+    resets_at: datetime
+
+
+class ValidKey(BaseModel):
+    """A key that was found valid."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    key: KeyPublic
+    scopes: list[str]
+    """Every scope that the key is granted, inherited ones included."""
+    policy: PolicyPublic | None
+    rotated: bool
+    """Whether an outgoing secret was used."""
+    grace_ends: datetime | None
+    """When the outgoing secret stops working."""
+    rate_limit: RateLimit | None
+
+
+class Page(BaseModel, Generic[PublicT]):
+    """A part of a list."""
+
+    items: list[PublicT]
+    next: str | None
+    """The `cursor` of the next page; `null` on the last one."""
+
+    @classmethod
+    def of(cls, found: Sequence[Any], limit: int) -> Self:
+        """The first `limit` of what was found, which is one more if there is a next page."""
+        more = len(found) > limit
+        return cls.model_validate(
+            {"items": found[:limit], "next": found[limit - 1].id if more else None}
+        )
+
+
+class KeyPage(Page[KeyPublic]):
+    """Keys, newest first."""
+
+
+class PolicyPage(Page[PolicyPublic]):
+    """Policies, newest first."""
+
+
+class ScopePage(Page[ScopePublic]):
+    """Scopes, by name."""
+
+
+class RotationPage(Page[RotationPublic]):
+    """Rotations, newest first."""
+
+
+class Query(BaseModel):
+    """Which part of a list. Unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    limit: Limit = DEFAULT_LIMIT
+
+    def page(self) -> dict[str, Any]:
+        """What to ask the engine for: the filters, and one object more than the page has."""
+        asked = self.model_dump(exclude_none=True)
+        asked["limit"] = self.limit + 1
+        if "cursor" in asked:
+            asked["after"] = asked.pop("cursor")
+        return asked
+
+
+class TenantQuery(Query):
+    """Whose objects."""
+
+    tenant_id: Label | None = None
+    app_id: Label | None = None
+
+
+class KeyQuery(TenantQuery):
+    """Which keys."""
+
+    cursor: KeyId | None = None
+    environment: Environment | None = None
+    state: KeyState | None = None
+    policy_id: Label | None = None
+    created_by: Label | None = None
+
+
+class PolicyQuery(TenantQuery):
+    """Which policies."""
+
+    cursor: PolicyId | None = None
+
+
+class ScopeQuery(TenantQuery):
+    """Which scopes."""
+
+    cursor: ScopeId | None = None
+    parent: Label | None = None
+
+
+class RotationQuery(Query):
+    """Which rotations of a key."""
+
+    cursor: RotationId | None = None
+    reason: RotationReason | None = None

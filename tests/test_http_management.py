@@ -1,0 +1,272 @@
+"""The management routes over real HTTP: what each answers, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+
+from keysmith import Engine, KeyCreate, SqliteStore
+from keysmith.server import create_app, prepare
+from tests.serving import client, is_problem, serving
+
+NO_KEY, NO_POLICY, NO_SCOPE = (f"{kind}_{'0' * 26}" for kind in ("akey", "kpol", "kscp"))
+READS_AND_WRITES = ("GET", "PATCH", "PUT", "DELETE")
+names = (f"name{number}" for number in count())
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    engine = Engine(SqliteStore(tmp_path_factory.mktemp("management") / "keys.db"))
+    engine.store.migrate()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def url(engine: Engine) -> Iterator[str]:
+    with serving(create_app(engine)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def api(engine: Engine, url: str) -> Iterator[httpx.Client]:
+    """A client with the root key."""
+    with client(f"{url}/v1", prepare(engine)) as opened:
+        yield opened
+
+
+def created(api: httpx.Client, path: str, **fields: Any) -> dict[str, Any]:
+    answer = api.post(path, json={"name": next(names), **fields})
+    assert answer.status_code == 201, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def test_the_life_of_a_key(api: httpx.Client) -> None:
+    created(api, "/scopes", name="users", tenant_id="life")
+    made = created(api, "/keys", tenant_id="life", scopes=["users"], metadata={"plan": "gold"})
+    key, raw_key = made["key"], made["raw_key"]
+    assert (key["tenant_id"], key["metadata"], key["state"]) == ("life", {"plan": "gold"}, "active")
+    assert "meta" not in key
+    path = f"/keys/{key['id']}"
+    assert api.get(path).json() == key
+    changed = api.patch(path, json={"metadata": {}, "description": "d"})
+    assert (changed.json()["metadata"], changed.json()["description"]) == ({}, "d")
+
+    valid = api.post("/keys/validate", json={"raw_key": raw_key, "scopes": ["users:read"]}).json()
+    assert set(valid) == {"key", "scopes", "policy", "rotated", "grace_ends", "rate_limit"}
+    assert (valid["key"]["id"], valid["scopes"], valid["rotated"]) == (key["id"], ["users"], False)
+
+    rotated = api.post(f"{path}/rotate", json={"grace": "PT10M", "reason": "scheduled"}).json()
+    assert rotated["key"]["id"] == key["id"] != rotated["raw_key"]
+    assert api.post("/keys/validate", json={"raw_key": raw_key}).json()["rotated"] is True
+    again = api.post(f"{path}/rotate").json()
+    [newest, first] = api.get(f"{path}/rotations").json()["items"]
+    assert (newest["reason"], newest["grace_ttl_ms"]) == ("manual", 24 * 3_600_000)
+    assert (first["reason"], first["grace_ttl_ms"]) == ("scheduled", 600_000)
+    assert first["rotated_by"].startswith("akey_")
+    assert not {name for name in first if "hash" in name}
+
+    assert api.post(f"{path}/suspend").json()["state"] == "suspended"
+    is_problem(api.post(f"{path}/suspend"), 409, "invalid_state_transition")
+    assert api.post(f"{path}/reactivate").json()["state"] == "active"
+    assert api.post(f"{path}/revoke", json={"reason": "over"}).json()["state"] == "revoked"
+    refused = api.post("/keys/validate", json={"raw_key": again["raw_key"]})
+    problem = is_problem(refused, 401, "key_revoked")
+    assert [(each["location"], each["field"]) for each in problem["errors"]] == [
+        ("body", "raw_key")
+    ]
+    assert api.delete(path).status_code == 204
+    is_problem(api.get(path), 404, "key_not_found")
+
+
+def test_policies(api: httpx.Client) -> None:
+    policy = created(
+        api, "/policies", allowed_ips=["10.0.0.0/8"], max_key_lifetime="P90D", rate_limit=5
+    )
+    path = f"/policies/{policy['id']}"
+    assert policy["max_key_lifetime"] == "P90D"
+    assert policy["grace_period"] in {"P1D", "PT24H"}
+    assert api.get(path).json() == policy
+    assert api.patch(path, json={"rate_limit": 7}).json()["max_key_lifetime"] == "P90D"
+    replaced = api.put(path, json={"name": next(names), "daily_quota": 3}).json()
+    assert (replaced["max_key_lifetime"], replaced["rate_limit"]) == (None, 0)
+    assert (replaced["allowed_ips"], replaced["daily_quota"]) == ([], 3)
+    moved = api.put(path, json={"name": "n", "tenant_id": "elsewhere"})
+    is_problem(moved, 403, "tenant_mismatch")
+    key = created(api, "/keys", policy_id=policy["id"])["key"]
+    is_problem(api.delete(path), 409, "policy_in_use")
+    assert [
+        each["id"] for each in api.get("/keys", params={"policy_id": policy["id"]}).json()["items"]
+    ] == [key["id"]]
+    api.delete(f"/keys/{key['id']}")
+    assert api.delete(path).status_code == 204
+    is_problem(api.get(path), 404, "policy_not_found")
+
+
+def test_scopes(api: httpx.Client) -> None:
+    scope = created(api, "/scopes", tenant_id="sc", name="a")
+    created(api, "/scopes", tenant_id="sc", name="b", parent="a")
+    is_problem(api.post("/scopes", json={"tenant_id": "sc", "name": "a"}), 409, "conflict")
+    assert api.get(f"/scopes/{scope['id']}").json() == scope
+    listed = api.get("/scopes", params={"tenant_id": "sc", "parent": "a"}).json()["items"]
+    assert [each["name"] for each in listed] == ["b"]
+    key = created(api, "/keys", tenant_id="sc")["key"]
+    path = f"/keys/{key['id']}/scopes"
+    assert api.post(path, json={"scopes": ["a"]}).status_code == 204
+    assert [each["name"] for each in api.get(path).json()["items"]] == ["a"]
+    assert (
+        "nope"
+        in is_problem(api.post(path, json={"scopes": ["nope"]}), 404, "scope_not_found")["detail"]
+    )
+    assert api.request("DELETE", path, json={"scopes": ["a"]}).status_code == 204
+    assert api.get(path).json() == {"items": [], "next": None}
+    assert api.delete(f"/scopes/{scope['id']}").status_code == 204
+    is_problem(api.get(f"/scopes/{scope['id']}"), 404, "scope_not_found")
+
+
+@pytest.mark.parametrize("what", ["keys", "policies", "scopes"])
+def test_pages(api: httpx.Client, what: str) -> None:
+    tenant = f"pages-{what}"
+    made = [created(api, f"/{what}", tenant_id=tenant) for _ in range(5)]
+    ids = [each.get("key", each)["id"] for each in made]
+    if what != "scopes":
+        ids.reverse()
+    seen, cursor = [], None
+    for size in (2, 2, 1):
+        given = {"cursor": cursor} if cursor else {}
+        page = api.get(f"/{what}", params={"tenant_id": tenant, "limit": 2, **given}).json()
+        assert len(page["items"]) == size
+        seen += [each["id"] for each in page["items"]]
+        cursor = page["next"]
+    assert (seen, cursor) == (ids, None)
+    exact = api.get(f"/{what}", params={"tenant_id": tenant, "limit": 5}).json()
+    assert exact["next"] is None, "a full page that is the last"
+
+
+def test_filters(api: httpx.Client) -> None:
+    for environment in ("live", "test"):
+        created(api, "/keys", tenant_id="fil", environment=environment, created_by=environment)
+    for query, expected in (
+        ({"environment": "test"}, ["test"]),
+        ({"created_by": "live"}, ["live"]),
+        ({"state": "revoked"}, []),
+        ({}, ["test", "live"]),
+    ):
+        found = api.get("/keys", params={"tenant_id": "fil", **query}).json()["items"]
+        assert [each["environment"] for each in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "field"),
+    [
+        ("POST", "/keys", {"json": {}}, "name"),
+        ("POST", "/keys", {"json": {"name": ""}}, "name"),
+        ("POST", "/keys", {"json": {"name": "a\x00b"}}, "name"),
+        ("POST", "/keys", {"json": {"name": "n", "key_hash": "0" * 64}}, "key_hash"),
+        ("POST", "/keys", {"json": {"name": "n", "sk_live_" + "x" * 49: 1}}, "(unknown)"),
+        ("POST", "/keys", {"json": {"name": "n", "expires_at": "2020-01-01T00:00Z"}}, "expires_at"),
+        ("POST", "/keys", {"json": {"name": "n", "expires_at": "2099-01-01T00:00"}}, "expires_at"),
+        ("POST", "/keys", {"json": {"name": "n", "scopes": ["A B"]}}, "scopes.0"),
+        ("POST", "/keys", {"json": {"name": "n", "metadata": [1]}}, "metadata"),
+        ("POST", "/keys", {"content": b"{", "headers": {"Content-Type": "application/json"}}, "1"),
+        ("POST", "/keys", {"content": b'{"name": "n"}'}, ""),
+        ("POST", "/keys/validate", {"json": {"raw_key": 5}}, "raw_key"),
+        ("POST", "/keys/validate", {"json": {"raw_key": "x", "cost": 0}}, "cost"),
+        ("PATCH", f"/keys/{NO_KEY}", {"json": {"name": None}}, ""),
+        ("POST", f"/keys/{NO_KEY}/rotate", {"json": {"grace": "soon"}}, "grace"),
+        ("POST", f"/keys/{NO_KEY}/rotate", {"json": {"reason": "why"}}, "reason"),
+        ("POST", "/policies", {"json": {"name": "n", "allowed_ips": ["1/8"]}}, "allowed_ips.0"),
+        ("POST", "/scopes", {"json": {"name": "Not A Scope"}}, "name"),
+        ("GET", "/keys", {"params": {"limit": 0}}, "limit"),
+        ("GET", "/keys", {"params": {"limit": 1001}}, "limit"),
+        ("GET", "/keys", {"params": {"cursor": "x"}}, "cursor"),
+        ("GET", "/keys", {"params": {"state": "asleep"}}, "state"),
+        ("GET", "/keys", {"params": {"colour": "red"}}, "colour"),
+        ("GET", f"/keys/{NO_KEY}/rotations", {"params": {"limit": "many"}}, "limit"),
+    ],
+)  # fmt: skip
+def test_wrong_input(
+    api: httpx.Client, method: str, path: str, sent: dict[str, Any], field: str
+) -> None:
+    problem = is_problem(api.request(method, path, **sent), 422, "invalid_input")
+    assert [each["field"] for each in problem["errors"]] == [field]
+    assert "input" not in problem["errors"][0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        *((m, f"/keys/{NO_KEY}{rest}", "key_not_found") for m, rest in [
+            ("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate"), ("POST", "/revoke"),
+            ("POST", "/suspend"), ("POST", "/reactivate"), ("GET", "/scopes"), ("POST", "/scopes"),
+            ("DELETE", "/scopes"), ("GET", "/rotations"),
+        ]),
+        ("GET", "/keys/not-an-id", "key_not_found"),
+        *((m, f"/policies/{NO_POLICY}", "policy_not_found") for m in READS_AND_WRITES),
+        *((m, f"/scopes/{NO_SCOPE}", "scope_not_found") for m in ("GET", "DELETE")),
+        ("GET", "/nowhere", "http_404"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there(api: httpx.Client, method: str, path: str, code: str) -> None:
+    bodies = {"/scopes": {"scopes": []}, "policies": {"name": "n"}}
+    body = next((body for part, body in bodies.items() if part in path), {})
+    sent = {} if method == "GET" else {"json": body}
+    is_problem(api.request(method, path, **sent), 404, code)
+
+
+def test_a_body_that_is_too_large(api: httpx.Client) -> None:
+    answer = api.post("/keys", json={"name": "n", "description": "x" * 2_000_000})
+    assert answer.status_code == 413
+    in_pieces = (b'"' + b"x" * 100_000 + b'"' for _ in range(20))
+    headers = {"Content-Type": "application/json"}
+    is_problem(api.post("/keys", content=in_pieces, headers=headers), 413, "http_413")
+
+
+def test_only_a_root_key_is_let_in(engine: Engine, url: str) -> None:
+    engine.ensure_scopes(["keysmith"], tenant_id="acme")
+    pretender = engine.create_key(KeyCreate(name="p", tenant_id="acme", scopes=["keysmith"]))
+    ordinary = engine.create_key(KeyCreate(name="o", tenant_id="keysmith"))
+    for raw_key, status, code in (
+        (None, 401, "missing_key"),
+        ("nonsense", 401, "invalid_key"),
+        (ordinary.raw_key, 403, "insufficient_scope"),
+        (pretender.raw_key, 403, "insufficient_scope"),
+    ):  # fmt: skip
+        with client(f"{url}/v1", raw_key) as caller:
+            for answer in (caller.get("/keys"), caller.post("/policies", json={"name": "n"})):
+                is_problem(answer, status, code)
+
+
+def test_the_root_key_is_made_once(tmp_path: Any) -> None:
+    with Engine(SqliteStore(tmp_path / "keys.db")) as engine:
+        engine.store.migrate()
+        root = prepare(engine)
+        assert root is not None
+        assert prepare(engine) is None
+        result = engine.validate_key(root, scopes=["keysmith:keys:read"])
+        assert result.key.tenant_id == "keysmith"
+        engine.revoke_key(result.key.id)
+        assert prepare(engine) is None, "whoever revokes it wants none"
+
+
+def test_the_server_speaks_of_itself(url: str) -> None:
+    with client(url) as anyone:
+        assert anyone.get("/healthz").json() == {"status": "ok"}
+        assert "swagger" in anyone.get("/docs").text.lower()
+        document = anyone.get("/openapi.json").json()
+    assert "/v1/keys/{key_id}/rotate" in document["paths"]
+    assert document["components"]["securitySchemes"]["Keysmith"]["scheme"] == "bearer"
+    operations = [op for path in document["paths"].values() for op in path.values()]
+    assert len({op["operationId"] for op in operations}) == len(operations)
+
+
+def test_a_grace_that_is_too_long(api: httpx.Client) -> None:
+    key = created(api, "/keys")["key"]
+    years = timedelta(days=36_500).total_seconds()
+    answer = api.post(f"/keys/{key['id']}/rotate", json={"grace": years})
+    assert is_problem(answer, 422, "invalid_input")["errors"][0]["field"] == "grace"
