@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, lifecycle, policies, scopes
+from keysmith.cli import keys, lifecycle, policies, rotations, scopes
 from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl
 from keysmith.cli.output import note, print_json, print_line
@@ -27,6 +27,7 @@ keys.app.add_typer(lifecycle.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
+app.add_typer(rotations.app, name="rotations")
 app.command()(usage)
 
 
