@@ -100,6 +100,9 @@ class KeyRepository(Protocol):
     def get_by_hash(self, key_hash: str) -> Key:
         """The key whose current secret has this hash."""
 
+    def get_by_request(self, token: str) -> Key:
+        """The key that the request with this token created."""
+
     def get_by_prefix(self, prefix: str, hint: str) -> Key:
         """The key that people see as `prefix…hint`; the newest, should there be several."""
 
@@ -294,6 +297,9 @@ class RotationRepository(Protocol):
 
     def get(self, rotation_id: str, *, for_update: bool = False) -> Rotation:
         """The rotation with this ID."""
+
+    def get_by_request(self, token: str) -> Rotation:
+        """The rotation that the request with this token asked for."""
 
     def get_by_old_hash(self, key_hash: str) -> Rotation:
         """The rotation that took the secret with this hash out of use."""
