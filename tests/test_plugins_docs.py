@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import re
-import subprocess
-import sys
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
+import uvicorn
 
-from keysmith import Plugin
+from keysmith import KeyCreate, Plugin, SqliteStore
 from keysmith.plugins import AuditLog, EventPlugin, Metrics, Webhooks
 from keysmith.plugins.events import EVENT_TYPES
+from tests.test_plugins_metrics import Statistics, WithCache
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "plugins.md").read_text()
@@ -25,19 +31,41 @@ def blocks(document: str, heading: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
-def run(script: str, folder: Path, **variables: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        env={**os.environ, "no_proxy": "127.0.0.1", **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout
+Run = Callable[[str], tuple[dict[str, Any], list[str]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a snippet in an empty folder; gives its names, and the lines that it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    stores: list[SqliteStore] = []
+
+    def snippet(script: str) -> tuple[dict[str, Any], list[str]]:
+        names: dict[str, Any] = {}
+        shown = io.StringIO()
+        with redirect_stdout(shown):
+            exec(compile(script, "snippet", "exec"), names)
+        stores.extend(thing for thing in names.values() if isinstance(thing, SqliteStore))
+        return names, shown.getvalue().splitlines()
+
+    yield snippet
+    for store in stores:
+        store.close()
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The application on a real server; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def entries(folder: Path) -> list[tuple[str, str | None]]:
@@ -45,85 +73,53 @@ def entries(folder: Path) -> list[tuple[str, str | None]]:
     return [(entry["what"], entry["who"]) for entry in map(json.loads, lines)]
 
 
-def test_plugins(tmp_path: Path) -> None:
+def test_plugins(run: Run, tmp_path: Path) -> None:
     [snippet] = blocks(DOCUMENT, "Plugins")
-    run(snippet, tmp_path)
+    run(snippet)
     assert entries(tmp_path) == [("key.created", "alice")]
 
 
-def test_the_readme(tmp_path: Path) -> None:
+def test_the_readme(run: Run, tmp_path: Path) -> None:
     [snippet] = blocks(README, "Plugins")
-    run(f"from keysmith import *\n{snippet}", tmp_path)
+    run(f"from keysmith import *\n{snippet}")
     assert entries(tmp_path) == [("key.created", "alice")]
 
 
-def test_audit_trail(tmp_path: Path) -> None:
+def test_audit_trail(run: Run) -> None:
     [snippet] = blocks(DOCUMENT, "Audit trail")
-    shown = [json.loads(line) for line in run(snippet, tmp_path).splitlines() if line]
+    shown = [json.loads(line) for line in run(snippet)[1] if line]
     assert [entry["what"] for entry in shown] == ["key.created", "key.revoked"]
-    fields = re.findall(
-        r"^\| `(\w+)` \| .+ \|$", DOCUMENT.partition("## Audit trail")[2], re.MULTILINE
-    )
-    assert fields == list(shown[0])
+    section = DOCUMENT.partition("## Audit trail")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| .+ \|$", section, re.MULTILINE) == list(shown[0])
 
 
-def test_metrics(tmp_path: Path) -> None:
+def test_metrics(run: Run) -> None:
     [snippet] = blocks(DOCUMENT, "Metrics")
-    shown = run(snippet + SCRAPING, tmp_path)
-    assert shown.startswith("200 text/plain")
-    assert 'keysmith_events_total{event="key.created"} 1.0' in shown
+    names, _ = run(snippet)
+    names["engine"].create_key(KeyCreate(name="n"))
+    with served(names["app"]) as url, urlopen(f"{url}/metrics") as answer:
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert 'keysmith_events_total{event="key.created"} 1.0' in answer.read().decode()
+    section = DOCUMENT.partition("## Metrics")[2].partition("\n## ")[0]
+    names["metrics"].watch(WithCache(Statistics()))
+    exposed = re.findall(r"^# TYPE (\w+) ", names["metrics"].exposition()[0].decode(), re.MULTILINE)
+    documented = re.findall(r"`(keysmith_\w+)", section)
+    assert set(documented) == {name for name in exposed if not name.endswith("_created")}
 
 
-SCRAPING = """
-from fastapi.testclient import TestClient
-from keysmith import KeyCreate
-
-engine.create_key(KeyCreate(name="n"))
-answer = TestClient(app).get("/metrics")
-print(answer.status_code, answer.headers["content-type"], answer.text)
-"""
-
-
-def test_webhooks_from_end_to_end(tmp_path: Path) -> None:
+def test_webhooks_from_end_to_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     sender, receiver = blocks(DOCUMENT, "Webhooks")
-    secret = Webhooks.new_secret()
-    shown = run(
-        receiver + SERVING.format(sender=sender, secret=secret), tmp_path, WEBHOOK_SECRET=secret
-    )
-    assert shown.splitlines() == [
-        "key.created Production None",
-        "key.revoked Production contract ended",
-    ]
+    monkeypatch.setenv("WEBHOOK_SECRET", Webhooks.new_secret())
+    names, _ = run(receiver)
+    with served(names["app"]) as url:
+        _, shown = run(sender.replace("https://example.com", url))
+    assert shown == ["key.created Production None", "key.revoked Production contract ended"]
 
 
-SERVING = """
-import socket, subprocess, sys, threading
-import uvicorn
-
-sender = '''{sender}'''
-with socket.create_server(("127.0.0.1", 0)) as listening:
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    url = f"http://127.0.0.1:{{listening.getsockname()[1]}}"
-    subprocess.run(
-        [sys.executable, "-c", sender.replace("https://example.com", url)], check=True
-    )
-    server.should_exit = True
-    thread.join()
-"""
-
-
-def test_one_of_your_own(tmp_path: Path) -> None:
+def test_one_of_your_own(run: Run) -> None:
     pager, ticker = blocks(DOCUMENT, "One of your own")
-    assert sorted(run(pager, tmp_path).splitlines()) == [
-        "A secret of Production was used that alice had rotated out",
-        "The API key has been revoked, or replaced by a newer secret.",
-    ]
-    assert run(ticker, tmp_path).splitlines() == [
-        "INFO key.created acme",
-        "WARNING key.suspended acme",
-    ]
+    assert run(pager)[1] == ["A secret of Production was used that alice had rotated out"]
+    assert run(ticker)[1] == ["INFO key.created acme", "WARNING key.suspended acme"]
 
 
 def test_the_table_has_every_event_and_hook() -> None:

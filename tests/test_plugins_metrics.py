@@ -202,7 +202,8 @@ class TestSeveralProcesses:
                 check=True,
             ).stdout
 
-        run("from keysmith import SqliteStore; SqliteStore('keys.db').migrate()")
+        with SqliteStore(tmp_path / "keys.db") as store:
+            store.migrate()
         workers = [
             subprocess.Popen([sys.executable, "-c", WORKER], cwd=tmp_path, env=environment)
             for _ in range(2)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -47,7 +49,8 @@ class Request:
 class Receiver:
     """A real HTTP server. `answer` says what to do with a request; it can be down."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.requests: list[Request] = []
         self.answer: Callable[[Request], int | tuple[int, dict[str, str]]] = lambda _: 204
         self.server: ThreadingHTTPServer | None = None
@@ -57,7 +60,8 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hooks/private-part?token=private-too"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}/hooks/private-part?token=private-too"
 
     def up(self) -> None:
         receiver = self
@@ -80,6 +84,8 @@ class Receiver:
 
         ThreadingHTTPServer.allow_reuse_address = True
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        if self.tls is not None:
+            self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
         self.server.handle_error = lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -438,6 +444,36 @@ class TestTrouble:
         webhooks.on_shutdown()
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@pytest.mark.parametrize("trusted", [True, False])
+def test_certificates_are_verified(
+    trusted: bool, tmp_path: Path, memory: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    receiver = Receiver(context)
+    receiver.up()
+    webhooks = Webhooks(receiver.url, SECRET, first_retry=timedelta(hours=1))
+    engine = told(memory, webhooks)
+    create(engine, "n")
+    engine.close()
+    receiver.down()
+    assert receiver.names() == ["n"] * trusted
+    assert webhooks.statistics.delivered == trusted
+
+
 class TestTheEnd:
     def test_closing_the_engine_delivers_what_waits(
         self, memory: SqliteStore, receiver: Receiver
@@ -518,6 +554,7 @@ class TestTheEnd:
             if request.name == "child":
                 forked.set()
             else:
+                (tmp_path / "arrived").touch()
                 forked.wait()  # so that the parent is sending while it forks
             return 200
 
@@ -528,7 +565,7 @@ class TestTheEnd:
 
 
 FORKING = """
-import os, sys
+import os, sys, time
 from keysmith import Engine, KeyCreate, SqliteStore
 from keysmith.plugins import Webhooks
 
@@ -537,7 +574,8 @@ store.migrate()
 webhooks = Webhooks(*sys.argv[1:])
 engine = Engine(store, plugins=[webhooks])
 engine.create_key(KeyCreate(name="before"))
-engine.flush()
+while not os.path.exists("arrived"):
+    time.sleep(0.01)
 child = os.fork()
 store.db.dispose(close=child != 0)
 engine.create_key(KeyCreate(name="after" if child else "child"))

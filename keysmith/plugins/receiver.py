@@ -6,9 +6,11 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 from __future__ import annotations
 
 import base64
+import encodings.idna  # noqa: F401  see _get_ready
 import hashlib
 import hmac
 import secrets
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,11 +85,12 @@ class Receiver:
         for handler in (
             ProxyHandler(),
             HTTPHandler(),
-            HTTPSHandler(),
+            HTTPSHandler(context=ssl.create_default_context() if parts.scheme == "https" else None),
             HTTPErrorProcessor(),
             HTTPDefaultErrorHandler(),  # and no handler of redirects: those are no receipt
         ):
             self._opener.add_handler(handler)
+        self._get_ready()
 
     def __str__(self) -> str:
         return self._shown
@@ -115,6 +118,14 @@ class Receiver:
                 return Answer(error.code, error.headers.get("Retry-After"))
         except (OSError, HTTPException, ValueError) as error:
             return Answer(problem=repr(getattr(error, "reason", error)))
+
+    def _get_ready(self) -> None:
+        """Has everything loaded that would be loaded by the first delivery, on its thread.
+
+        A process that is forked meanwhile would inherit the locks of that, and never deliver: those
+        on the import of the codec of host names, and on what OpenSSL loads to sign.
+        """
+        self._signatures(b"")
 
     def _signatures(self, content: bytes) -> str:
         return " ".join(
