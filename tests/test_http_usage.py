@@ -114,7 +114,7 @@ def application(engine: Engine) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def clock() -> TurnableClock:
-    return TurnableClock()
+    return TurnableClock(START)
 
 
 @pytest.fixture(scope="module")
