@@ -80,6 +80,7 @@ from keysmith.models import (
     UsageCreate,
     UsagePublic,
     UsageRecord,
+    UsageSummary,
     metadata,
 )
 from keysmith.raw_keys import Hasher, HmacSha256Hasher, KeyGenerator
@@ -156,6 +157,7 @@ __all__ = [
     "UsageCreate",
     "UsagePublic",
     "UsageRecord",
+    "UsageSummary",
     "ValidationResult",
     "metadata",
     "open_store",

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, lifecycle, policies, scopes
+from keysmith.cli import keys, lifecycle, policies, rotations, scopes
 from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl, given
 from keysmith.cli.output import note, print_json, print_line
 from keysmith.cli.session import open_engine
+from keysmith.cli.usage import usage
 from keysmith.stores import DEFAULT_DATABASE_URL
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ keys.app.add_typer(lifecycle.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
+app.add_typer(rotations.app, name="rotations")
+app.command()(usage)
 
 
 def _print_version(wanted: bool) -> None:

@@ -76,7 +76,9 @@ class Keys:
             for name, value in changes.items():
                 setattr(key, name, value)
             key.updated_at = now
-            return self._context.store.keys.update(key)
+            key = self._context.store.keys.update(key)
+        self._context.hooks.fire("on_key_updated", key)
+        return key
 
     def delete(self, key_id: str, precondition: Precondition[Key] | None) -> None:
         with self._context.store.transaction():
@@ -84,6 +86,7 @@ class Keys:
             if precondition is not None:
                 precondition(key)
             self._context.store.keys.delete(key_id)
+        self._context.hooks.fire("on_key_deleted", key)
 
     def _add(
         self,

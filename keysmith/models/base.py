@@ -290,7 +290,7 @@ class Public(Base):
     @model_validator(mode="before")
     @classmethod
     def _from_table(cls, data: Any) -> Any:
-        if isinstance(data, Table):
+        if isinstance(data, (Table, Public)):
             return {name: getattr(data, name) for name in cls.model_fields}
         return data
 

@@ -33,6 +33,7 @@ from keysmith.models import (
     UsageAggregate,
     UsageCreate,
     UsageRecord,
+    UsageSummary,
 )
 from keysmith.models.base import Label, UtcDatetime
 
@@ -264,6 +265,14 @@ class UsageRepository(Protocol):
         `after` is `period_start` and `key_id` of the last one of the page before.
         """
 
+    def summarize(
+        self, *, period: Period = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        """Days or months, oldest first, each of all the keys together; those without requests lack.
+
+        `since` and `until` speak of the first moment of a period.
+        """
+
     def count(self, **filters: Unpack[UsageFilters]) -> int:
         """How many records there are."""
 
@@ -413,6 +422,9 @@ class Store(Protocol):
 
         Transactions nest: an inner one is part of the outer.
         """
+
+    def after_commit(self, deed: Callable[[], object]) -> None:
+        """Does it once this thread's transaction has been committed; at once if there is none."""
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Everything that this thread reads inside is of one moment."""
