@@ -279,7 +279,7 @@ def test_without_the_handlers_it_is_refused_all_the_same(engine: Engine) -> None
         assert get(url, "/async", ("X-API-Key", issue(engine))).status_code == 403
 
 
-def test_when_the_store_does_not_answer(tmp_path: Any) -> None:
+def test_when_the_store_does_not_answer(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine(SqliteStore(tmp_path / "missing" / "keys.db"))
     app = application(engine)
     install_problem_handlers(app)
@@ -287,3 +287,5 @@ def test_when_the_store_does_not_answer(tmp_path: Any) -> None:
         answer = get(url, "/who", ("X-API-Key", "k" * 40))
         is_problem(answer, 503, "store_unavailable")
         assert answer.headers["retry-after"] == "1"
+    assert "store_unavailable" in caplog.text
+    assert "kkkk" not in caplog.text

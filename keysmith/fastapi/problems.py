@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -34,6 +35,8 @@ from keysmith.errors import (
 )
 from keysmith.fastapi.limits import limited_headers, whole_seconds
 from keysmith.fastapi.seen import Seen
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -155,6 +158,8 @@ class ProblemRoute(APIRoute):
 def problem_response(error: Answered, connection: HTTPConnection) -> Response:
     """The answer to an error in that request."""
     refusal = as_problem(error)
+    if refusal.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s: %s", refusal.code, refusal.detail)
     headers = {**Seen.of(connection.scope).headers, **(refusal.headers or {})}
     problem = Problem(
         type=f"urn:problem-type:keysmith:{refusal.code}",
