@@ -84,7 +84,7 @@ class Keys:
         except (KeysmithError, ValidationError) as error:
             self._context.hooks.fire("on_key_create_failed", data, error)
             raise
-        self._context.hooks.fire("on_key_created", key)
+        self._context.announce("on_key_created", key)
         return key
 
     def _insert(self, data: KeyCreate, key_hash: str, hint: str, imported: bool) -> Key:
