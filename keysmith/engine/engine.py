@@ -199,7 +199,10 @@ class Engine:
         return self._keys.update(key_id, data)
 
     def delete_key(self, key_id: str) -> None:
-        """Removes a key with its history and usage. To only stop it, revoke it."""
+        """Removes a key with its history and usage. To only stop it, revoke it.
+
+        Raises `ConflictError` where a table of the host's refers to the key, and restricts that.
+        """
         self._keys.delete(key_id)
 
     # ------------------------------------------------------------------ life of a key
