@@ -210,6 +210,7 @@ class Engine:
     def delete_key(self, key_id: str, *, precondition: Precondition[Key] | None = None) -> None:
         """Removes a key with its history and usage. To only stop it, revoke it.
 
+        Raises `ConflictError` where a table of the host's refers to the key, and restricts that.
         For `precondition` see `update_key`.
         """
         self._keys.delete(key_id, precondition)
