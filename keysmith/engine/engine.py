@@ -22,7 +22,7 @@ from keysmith.engine.rotation import Rotations
 from keysmith.engine.scopes import Scopes
 from keysmith.engine.usage import Usage
 from keysmith.engine.validation import Validation
-from keysmith.errors import TenantMismatchError
+from keysmith.errors import StoreError, TenantMismatchError
 from keysmith.models import (
     Key,
     KeyCreate,
@@ -84,7 +84,7 @@ class Engine:
                 clock=clock,
                 hasher=hasher,
                 generator=generator or KeyGenerator(),
-                hooks=Hooks(plugins, after_commit=store.after_commit),
+                hooks=Hooks(plugins),
                 candidates=Candidates(store.credentials, hasher, cache_size),
                 limiter=rate_limiter or CountingRateLimiter(store.counters, lambda: present(clock)),
                 usage=UsageBuffer(store),
@@ -210,6 +210,7 @@ class Engine:
     def delete_key(self, key_id: str, *, precondition: Precondition[Key] | None = None) -> None:
         """Removes a key with its history and usage. To only stop it, revoke it.
 
+        Raises `ConflictError` where a table of the host's refers to the key, and restricts that.
         For `precondition` see `update_key`.
         """
         self._keys.delete(key_id, precondition)
@@ -467,10 +468,13 @@ class Engine:
         """Writes what was recorded, tells plugins, fires `on_shutdown` and closes the store.
 
         May be called twice. A plugin that hangs is waited for five seconds. Raises `StoreError`
-        where usage cannot be written; the store is closed all the same.
+        where usage cannot be written; the store is closed all the same. Within a transaction it
+        raises that, too, and does nothing.
         """
         if self._closed:
             return
+        if self._context.store.in_transaction:
+            raise StoreError("Within a transaction the engine cannot be closed; do so after it.")
         self._closed = True
         try:
             self._context.usage.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from keysmith.engine.keepsakes import keepsake
@@ -107,31 +106,10 @@ class Plugin:
 HOOKS = tuple(name for name in vars(Plugin) if name.startswith("on_"))
 
 
-NO_CHANGE = frozenset(
-    {
-        "on_key_create_failed",
-        "on_key_validated",
-        "on_key_validation_failed",
-        "on_validation_timed",
-        "on_rotated_key_reused",
-        "on_key_rate_limited",
-        "on_key_quota_exceeded",
-    }
-)
-"""Hooks that tell of no change, and so have no commit to wait for."""
-
-
 class Hooks:
     """Tells plugins of the hooks that they hear; the others cost a dictionary lookup."""
 
-    def __init__(
-        self,
-        plugins: Iterable[Plugin],
-        *,
-        after_commit: Callable[[Callable[[], object]], object] = lambda deed: deed(),
-    ) -> None:
-        """`after_commit` does what it is given once the thread's transaction is committed."""
-        self._after_commit = after_commit
+    def __init__(self, plugins: Iterable[Plugin]) -> None:
         self._heard: dict[str, tuple[_Hearer, ...]] = {}
         self._listeners: list[Listener] = []
         for plugin in plugins:
@@ -144,17 +122,13 @@ class Hooks:
         return name in self._heard
 
     def fire(self, name: str, *arguments: Any) -> None:
-        """Tells every plugin that hears the hook of this name, each with copies of its own.
-
-        Within a transaction of the host's, a change is told of when that is committed.
-        """
+        """Tells every plugin that hears the hook of this name, each with copies of its own."""
         for hook, listener in self._heard.get(name, ()):
             kept = tuple([keepsake(argument) for argument in arguments])
-            tell = call_hook if listener is None else listener.tell
-            if name in NO_CHANGE:
-                tell(name, hook, kept)
+            if listener is None:
+                call_hook(name, hook, kept)
             else:
-                self._after_commit(partial(tell, name, hook, kept))
+                listener.tell(name, hook, kept)
 
     def flush(self, timeout: float = PATIENCE) -> bool:
         """Waits until all that was fired before has been delivered; whether it has in time.

@@ -77,7 +77,7 @@ class Keys:
                 setattr(key, name, value)
             key.updated_at = now
             key = self._context.store.keys.update(key)
-        self._context.hooks.fire("on_key_updated", key)
+        self._context.announce("on_key_updated", key)
         return key
 
     def delete(self, key_id: str, precondition: Precondition[Key] | None) -> None:
@@ -86,7 +86,7 @@ class Keys:
             if precondition is not None:
                 precondition(key)
             self._context.store.keys.delete(key_id)
-        self._context.hooks.fire("on_key_deleted", key)
+        self._context.announce("on_key_deleted", key)
 
     def _add(
         self,
@@ -106,7 +106,7 @@ class Keys:
         except (KeysmithError, ValidationError) as error:
             self._context.hooks.fire("on_key_create_failed", data, error)
             raise
-        self._context.hooks.fire("on_key_created", key)
+        self._context.announce("on_key_created", key)
         return key
 
     def _mark(self, data: KeyCreate, idempotency_key: str | None) -> Mark | None:

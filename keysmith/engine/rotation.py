@@ -70,7 +70,7 @@ class Rotations:
             key.rotated_at = key.updated_at = now
             store.keys.update(key)
             store.rotations.create(rotation)
-        self._context.hooks.fire("on_key_rotated", key, rotation)
+        self._context.announce("on_key_rotated", key, rotation)
         return CreatedKey(key, raw_key)
 
     def list(
@@ -100,7 +100,7 @@ class Rotations:
                     store.rotations.update(rotation)
                     ended.append((key, rotation))
         for key, rotation in ended:
-            self._context.hooks.fire("on_grace_ended", key, rotation)
+            self._context.announce("on_grace_ended", key, rotation)
         return len(ended)
 
     def _mark(

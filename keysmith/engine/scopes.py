@@ -102,7 +102,7 @@ class Scopes:
             yield key
             after = self._held(key_id)
         if after != before:
-            self._context.hooks.fire("on_key_scopes_changed", key, after)
+            self._context.announce("on_key_scopes_changed", key, after)
 
     def _held(self, key_id: str) -> tuple[str, ...]:
         return tuple(scope.name for scope in self._context.store.scopes.list_by_key(key_id))

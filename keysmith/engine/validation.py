@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle
-from keysmith.engine.limits import Limits
+from keysmith.engine.limits import CountingRateLimiter, Limits
 from keysmith.engine.results import RateLimitStatus, ValidationResult
 from keysmith.errors import (
     InvalidKeyError,
@@ -53,6 +53,7 @@ class Validation:
         self._hooks = context.hooks
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
+        self._counts_elsewhere = not isinstance(context.limiter, CountingRateLimiter)
 
     def validate(
         self,
@@ -66,24 +67,29 @@ class Validation:
         *,
         warm: bool = False,
     ) -> ValidationResult | None:
-        """The result; `None` if it is to be `warm`, and the store would have to be asked."""
+        """The result; `None` if it is to be `warm`, and somebody would have to be waited for."""
         began = perf_counter() if self._timed else 0.0
         candidates = self._context.candidates
         try:
             if warm:
-                candidate = candidates.warm(raw_key)
-                if candidate is None or self._needs_store(candidate):
+                known = candidates.warm(raw_key)
+                if known is None:
                     return None
+                candidate, now = known, self._context.now()
+                if self._waits(candidate, now):
+                    return None
+                candidates.hits += 1
             else:
                 candidate = candidates.find(raw_key)
-            result = self._judge(candidate, ip, origin, method, path, scopes, cost)
+                now = self._context.now()
+            result = self._judge(candidate, now, ip, origin, method, path, scopes, cost)
         except KeysmithError as error:
             self._tell_failure(raw_key, error, began)
             raise
         if self._timed:
             self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
         if self._heard:
-            self._hooks.fire("on_key_validated", result)
+            self._context.announce("on_key_validated", result)
         return result
 
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
@@ -95,6 +101,7 @@ class Validation:
     def _judge(
         self,
         candidate: Candidate,
+        now: datetime,
         ip: str | None,
         origin: str | None,
         method: str | None,
@@ -103,7 +110,6 @@ class Validation:
         cost: int,
     ) -> ValidationResult:
         context, key = self._context, candidate.key
-        now = context.now()
         if not (self._anyone or self._tenancy.owns(key)):
             raise InvalidKeyError
         if not candidate.active or candidate.expires_at is not None:
@@ -142,14 +148,12 @@ class Validation:
             self._context.hooks.fire("on_key_quota_exceeded", key)
             raise
 
-    def _needs_store(self, candidate: Candidate) -> bool:
-        """Whether there is an expiry to write down."""
+    def _waits(self, candidate: Candidate, now: datetime) -> bool:
+        """Whether judging it may take its time: an expiry to write down, or counting elsewhere."""
+        if candidate.limits is not None and self._counts_elsewhere:
+            return True
         expires_at = candidate.expires_at
-        return (
-            expires_at is not None
-            and expires_at <= self._context.now()
-            and not candidate.key.state.final
-        )
+        return expires_at is not None and expires_at <= now and not candidate.key.state.final
 
     def _refuse_inactive(self, key: KeyPublic, now: datetime) -> None:
         if not key.state.final and key.expires_at is not None and key.expires_at <= now:

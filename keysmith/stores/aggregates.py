@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import sqlite
 
-from keysmith.errors import NotFoundError
+from keysmith.errors import NotFoundError, StoreCorruptError
 from keysmith.models import Period, UsageAggregate, UsageSummary
 from keysmith.models.usages import ERROR_STATUS
 from keysmith.stores.base import UsageFilters
@@ -134,9 +134,17 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
     def _stored(
         self, connection: sa.Connection, identities: Iterable[Identity]
     ) -> dict[Identity, Sum]:
-        key_ids, _, starts = (set(each) for each in zip(*identities, strict=True))
-        found = connection.execute(_STORED, {"key_ids": list(key_ids), "starts": list(starts)})
-        return {tuple(row[:3]): tuple(row[3:]) for row in found}  # type: ignore[misc]
+        # One lookup for each period, which are few, leads straight to the rows; one for them all
+        # would read whatever else these keys have.
+        key_ids: dict[tuple[str, Any], list[str]] = defaultdict(list)
+        for key_id, period, start in identities:
+            key_ids[period, start].append(key_id)
+        found: dict[Identity, Sum] = {}
+        for (period, start), those in key_ids.items():
+            values = {"key_ids": those, "period": period, "start": start}
+            for key_id, *added in connection.execute(_STORED, values):
+                found[key_id, period, start] = tuple(added)
+        return found
 
 
 def _row(
@@ -144,7 +152,13 @@ def _row(
 ) -> tuple[Any, ...]:
     """The row to write: what there was and what is added, in the order of the columns."""
     requests, errors, latency, stored_sketch = so_far
-    sketch = LatencySketch.from_bytes(stored_sketch)
+    try:
+        sketch = LatencySketch.from_bytes(stored_sketch)
+    except ValueError:
+        raise StoreCorruptError(
+            f"keysmith_usage_agg holds a latency_sketch that Keysmith cannot have written, for "
+            f"{identity[0]}. Restore a backup, or remove that row."
+        ) from None
     sketch.add([bin_ for _, bin_ in members])
     median, slowest = sketch.quantiles(0.50, 0.99)
     records = [record for record, _ in members]
@@ -182,17 +196,17 @@ def _summary(period: Period, start: datetime, rows: Iterable[Any]) -> UsageSumma
 _PERIODS = (Period.DAILY, Period.MONTHLY)
 _PERIOD_NAMES = tuple(period.value for period in _PERIODS)
 
-# As the driver gives them, since both sides of the comparison come from it.
 _STORED = sa.select(
-    *(
-        sa.type_coerce(_columns[name], sa.types.NullType())
-        for name in (*_IDENTITY, "request_count", "error_count", "total_latency", "latency_sketch")
-    )
+    _columns.key_id,
+    _columns.request_count,
+    _columns.error_count,
+    _columns.total_latency,
+    _columns.latency_sketch,
 ).where(
     _columns.key_id.in_(sa.bindparam("key_ids", expanding=True)),
-    sa.type_coerce(_columns.period_start, sa.types.NullType()).in_(
-        sa.bindparam("starts", expanding=True)
-    ),
+    _columns.period == sa.bindparam("period"),
+    # As it is handed to the driver, since it has been made ready for that.
+    sa.type_coerce(_columns.period_start, sa.types.NullType()) == sa.bindparam("start"),
 )
 
 

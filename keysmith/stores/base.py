@@ -31,7 +31,6 @@ from keysmith.models import (
     RotationReason,
     Scope,
     UsageAggregate,
-    UsageCreate,
     UsageRecord,
     UsageSummary,
 )
@@ -345,9 +344,16 @@ class Credential:
 
 
 class RecordedUsage(NamedTuple):
-    """A request as it was recorded, and for whom."""
+    """A request as it was recorded, validated, and by whom. Immutable in depth."""
 
-    data: UsageCreate
+    key_id: str
+    endpoint: str
+    method: str
+    status_code: int
+    ip_address: str
+    user_agent: str
+    latency_ms: float
+    meta: Mapping[str, object]
     created_at: datetime
     tenant_id: str | None
     """Only keys of this tenant count; `None` for all."""
@@ -420,14 +426,18 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[object]:
         """Everything that this thread does inside is committed together at the end, or not at all.
 
-        Transactions nest: an inner one is part of the outer.
+        Transactions nest: an inner one is part of the outer, and if it fails, it alone is undone.
         """
-
-    def after_commit(self, deed: Callable[[], object]) -> None:
-        """Does it once this thread's transaction has been committed; at once if there is none."""
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Everything that this thread reads inside is of one moment."""
+
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """Calls `callback` once what this thread has written is committed.
+
+        At once when the thread is in no transaction, and never if that is rolled back. It must not
+        raise: the commit has been made.
+        """
 
     def migrate(self) -> None:
         """Brings the schema to the newest revision. Idempotent, also among many processes."""

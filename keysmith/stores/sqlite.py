@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from keysmith.errors import (
     SchemaOutdatedError,
     StoreCorruptError,
+    StoreError,
     StoreUnavailableError,
 )
 from keysmith.stores.counters import FileCounters, MemoryCounters
@@ -81,6 +82,7 @@ class SqliteStore:
                 keysmith_begin="IMMEDIATE", keysmith_synchronous="NORMAL"
             ),
             translate=lambda error: translate(error, self._path),
+            patience=busy_timeout.total_seconds(),
         )
         self.keys = SqlKeyRepository(self._database)
         self.policies = SqlPolicyRepository(self._database)
@@ -109,19 +111,22 @@ class SqliteStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes of this thread inside are committed together at the end, or not at all."""
-        with self._database.write():
-            yield
+        """All writes of this thread inside are committed together at the end, or not at all.
 
-    def after_commit(self, deed: Callable[[], object]) -> None:
-        """Does it once this thread's transaction has been committed; at once if there is none."""
-        self._database.after_commit(deed)
+        One within another is part of it; if it fails, it alone is undone.
+        """
+        with self._database.transaction():
+            yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All reads of this thread inside see the same moment."""
         with self._database.read():
             yield
+
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """See `Store.after_commit`."""
+        self._database.after_commit(callback)
 
     def migrate(self) -> None:
         """Brings the schema to the newest revision, creating the file if there is none.
@@ -162,10 +167,16 @@ class SqliteStore:
 
     def before_close(self, finish: Callable[[], None]) -> None:
         """See `Store.before_close`."""
+        self._finishers = [each for each in self._finishers if each() is not None]
         self._finishers.append(WeakMethod(finish))
 
     def close(self) -> None:
-        """Lets go of every connection; a memory database is gone. May be called twice."""
+        """Lets go of every connection; a memory database is gone. May be called twice.
+
+        Raises `StoreError` inside a transaction, which comes first.
+        """
+        if self.in_transaction:
+            raise StoreError("Within a transaction the store cannot be closed; do so after it.")
         with ExitStack() as stack:
             if self._anchor is not None:
                 stack.callback(self._anchor.close)
