@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format check wheel constraints clean
+.PHONY: help serve test lint types format contract check wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,14 @@ types: $(READY) ## Check types, strictly
 format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+contract: $(READY) build/contract/.ready ## Try the server with Schemathesis and a generated client
+	$(BIN)/python -m tests.contract build/contract
+
+build/contract/.ready:
+	$(PYTHON) -m venv build/contract
+	build/contract/bin/pip install --quiet schemathesis openapi-python-client
+	@touch $@
 
 check: lint types test ## All of the above, as CI does
 
