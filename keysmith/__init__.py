@@ -78,6 +78,7 @@ from keysmith.models import (
     UsageCreate,
     UsagePublic,
     UsageRecord,
+    UsageSummary,
     metadata,
 )
 from keysmith.raw_keys import Hasher, HmacSha256Hasher, KeyGenerator
@@ -152,6 +153,7 @@ __all__ = [
     "UsageCreate",
     "UsagePublic",
     "UsageRecord",
+    "UsageSummary",
     "ValidationResult",
     "metadata",
     "open_store",

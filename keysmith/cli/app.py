@@ -12,6 +12,7 @@ from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl
 from keysmith.cli.output import note, print_json, print_line
 from keysmith.cli.session import open_engine
+from keysmith.cli.usage import usage
 from keysmith.stores import DEFAULT_DATABASE_URL
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ keys.app.add_typer(lifecycle.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
+app.command()(usage)
 
 
 def _print_version(wanted: bool) -> None:

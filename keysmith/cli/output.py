@@ -70,13 +70,18 @@ def print_objects(
         note(empty)
 
 
+def print_table(table: Table) -> None:
+    """Prints a table."""
+    _console().print(table)
+
+
 def _print_table(documents: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
         table.add_column(_heading(name), overflow="fold", no_wrap=name == "id")
     for document in documents:
         table.add_row(*(Text(_readable(document[name])) for name in columns))
-    _console().print(table)
+    print_table(table)
 
 
 def _console(*, stderr: bool = False) -> Console:

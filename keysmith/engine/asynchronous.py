@@ -104,6 +104,7 @@ class AsyncEngine:
     list_keys_unused_since = _awaitable(Engine.list_keys_unused_since)
     query_usage = _awaitable(Engine.query_usage)
     aggregate_usage = _awaitable(Engine.aggregate_usage)
+    summarize_usage = _awaitable(Engine.summarize_usage)
     purge_usage = _awaitable(Engine.purge_usage)
     create_policy = _awaitable(Engine.create_policy)
     get_policy = _awaitable(Engine.get_policy)

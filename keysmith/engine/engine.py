@@ -39,6 +39,7 @@ from keysmith.models import (
     UsageAggregate,
     UsageCreate,
     UsageRecord,
+    UsageSummary,
 )
 from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import (
@@ -302,6 +303,16 @@ class Engine:
         is the last one's `period_start` and `key_id`. An engine bound to an app needs `key_id`.
         """
         return self._usage.aggregate(period, limit, after, {**filters})
+
+    def summarize_usage(
+        self, *, period: Period | str = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        """Days or months, oldest first, each of all the keys together: a line to plot.
+
+        Periods without requests are left out. `since` and `until` speak of the first moment of a
+        period. An engine bound to an app needs `key_id`.
+        """
+        return self._usage.summarize(period, {**filters})
 
     def purge_usage(
         self, before: datetime, *, progress: Callable[[int], None] | None = None

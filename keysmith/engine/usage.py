@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from keysmith.engine.context import Context
-from keysmith.models import Period, UsageAggregate, UsageCreate, UsageRecord
+from keysmith.models import Period, UsageAggregate, UsageCreate, UsageRecord, UsageSummary
 from keysmith.models.base import moment
 from keysmith.stores.base import RecordedUsage
 
@@ -53,6 +53,13 @@ class Usage:
         return self._context.store.usages.aggregate(
             period=Period(period), limit=limit, after=after, **narrowed
         )
+
+    def summarize(self, period: Period | str, filters: dict[str, Any]) -> Sequence[UsageSummary]:
+        self._flush()
+        narrowed = self._narrowed(filters)
+        if narrowed is None:
+            return []
+        return self._context.store.usages.summarize(period=Period(period), **narrowed)
 
     def purge(self, before: datetime, progress: Callable[[int], None] | None) -> int:
         self._flush()

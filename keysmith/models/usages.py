@@ -141,5 +141,20 @@ class UsageAggregate(AggregateFields, Table, table=True):
     """The distribution of latencies, from which percentiles are read and which can be merged."""
 
 
+class UsageSummary(Public):
+    """What the requests of several keys in one period add up to. Latencies are in milliseconds."""
+
+    period: Period
+    period_start: UtcDatetime
+    request_count: int
+    error_count: int
+    """Responses with a status of 400 or more."""
+    total_latency: float
+    p50_latency: float
+    """The median latency, within 2 %."""
+    p99_latency: float
+    """99 of 100 requests were at least this fast, within 2 %."""
+
+
 class UsageAggregatePublic(AggregateFields, Public):
     """A day or a month of a key, as an API may show it."""

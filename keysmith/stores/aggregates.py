@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.dialects import sqlite
 
 from keysmith.errors import NotFoundError
-from keysmith.models import Period, UsageAggregate
+from keysmith.models import Period, UsageAggregate, UsageSummary
 from keysmith.models.usages import ERROR_STATUS
 from keysmith.stores.base import UsageFilters
 from keysmith.stores.bulk import stored_moment, write_rows
@@ -108,6 +109,28 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
             )
         return self._page(criteria, limit=limit, order_by=(start.desc(), _columns.key_id))
 
+    def summarize(self, period: Period, filters: UsageFilters) -> list[UsageSummary]:
+        """Periods of all keys together, oldest first."""
+        start = _columns.period_start
+        statement = (
+            sa.select(
+                start,
+                _columns.request_count,
+                _columns.error_count,
+                _columns.total_latency,
+                _columns.latency_sketch,
+            )
+            .where(_columns.period == period, *self._filtered(filters, time=start))
+            .order_by(start)
+        )
+        with self._database.read() as connection:
+            return [
+                _summary(period, period_start, rows)
+                for period_start, rows in groupby(
+                    connection.execute(statement), key=lambda row: row[0]
+                )
+            ]
+
     def _stored(
         self, connection: sa.Connection, identities: Iterable[Identity]
     ) -> dict[Identity, Sum]:
@@ -134,6 +157,25 @@ def _row(
         median,
         slowest,
         sketch.to_bytes(),
+    )
+
+
+def _summary(period: Period, start: datetime, rows: Iterable[Any]) -> UsageSummary:
+    requests, errors, latency, sketch = 0, 0, 0.0, LatencySketch()
+    for _, more_requests, more_errors, more_latency, stored in rows:
+        requests += more_requests
+        errors += more_errors
+        latency += more_latency
+        sketch.merge(LatencySketch.from_bytes(stored))
+    median, slowest = sketch.quantiles(0.50, 0.99)
+    return UsageSummary(
+        period=period,
+        period_start=start,
+        request_count=requests,
+        error_count=errors,
+        total_latency=latency,
+        p50_latency=median,
+        p99_latency=slowest,
     )
 
 

@@ -33,6 +33,7 @@ from keysmith.models import (
     UsageAggregate,
     UsageCreate,
     UsageRecord,
+    UsageSummary,
 )
 from keysmith.models.base import Label, UtcDatetime
 
@@ -259,6 +260,14 @@ class UsageRepository(Protocol):
         """Days or months, newest first; `since` and `until` speak of their first moment.
 
         `after` is `period_start` and `key_id` of the last one of the page before.
+        """
+
+    def summarize(
+        self, *, period: Period = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        """Days or months, oldest first, each of all the keys together; those without requests lack.
+
+        `since` and `until` speak of the first moment of a period.
         """
 
     def count(self, **filters: Unpack[UsageFilters]) -> int:

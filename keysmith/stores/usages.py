@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from keysmith.errors import KeyNotFoundError, NotFoundError
 from keysmith.ids import IdPrefix, new_id
-from keysmith.models import Key, Period, UsageAggregate, UsageRecord
+from keysmith.models import Key, Period, UsageAggregate, UsageRecord, UsageSummary
 from keysmith.models.base import moment
 from keysmith.stores.aggregates import Counted, SqlAggregates
 from keysmith.stores.base import RecordedUsage, UsageFilters
@@ -107,6 +107,11 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageAggregate]:
         return self._aggregates.select(Period(period), limit, after, filters)
+
+    def summarize(
+        self, *, period: Period = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        return self._aggregates.summarize(Period(period), filters)
 
     def count(self, **filters: Unpack[UsageFilters]) -> int:
         return self._count(*self._filtered(filters, time=_records.c.created_at))
