@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,15 +11,14 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import cases, machine, report, routes
+from benchmarks import cases, report, routes
 from benchmarks.harness import Comparison, Pair, Plan, compare
+from benchmarks.machine import Machine
+from benchmarks.options import DATABASES, ROOT, Databases, Keys, ProcessorTime, Quick
 from benchmarks.peers import NAMES as PEERS
 from benchmarks.peers import compare_peer
 from benchmarks.targets import ROWS, Row
 from benchmarks.workshop import KEYS, Unavailable, Workshop
-
-FOLDER = Path(__file__).parent
-DATABASES = FOLDER.parent / "build" / "bench"
 
 FULL = Plan(seconds=6, rounds=9)
 QUICK = Plan(seconds=0.2, rounds=3)
@@ -34,20 +34,19 @@ CASES: dict[str, Callable[[Workshop], Pair]] = {
     "async_warm": cases.async_warm,
     "fastapi": routes.in_process,
     "fastapi_wrk": routes.behind_uvicorn,
+    "fastapi_floor": routes.floor,
     "scale_warm": cases.scale_warm,
     "scale_cold": cases.scale_cold,
 }
 
-Databases = Annotated[Path, typer.Option(help="Folder that keeps databases for the next run.")]
-Keys = Annotated[int, typer.Option(help="Keys in the database. Targets are meant for the default.")]
-
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
     only: Annotated[list[str] | None, typer.Option(help="Rows, by name; all by default.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Measure briefly, and roughly.")] = False,
+    quick: Quick = False,
+    processor_time: ProcessorTime = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if a row is short.")
     ] = False,
@@ -59,22 +58,25 @@ def main(
 ) -> None:
     """Compares Keysmith with the bare things beneath it, and with its peers.
 
-    A full run renews the results in the checkout; a partial or quick one writes nothing without
-    --output.
+    A full run, with default settings, renews the results in the checkout; any other writes nothing
+    without --output.
     """
     rows = _chosen(only)
     console = Console()
+    plan = replace(QUICK if quick else FULL, processor=processor_time)
     shop = Workshop(databases, keys, _progress(console))
-    described = machine.describe()
+    machine = Machine.here()
+    if machine.busy and not processor_time:
+        console.print("The machine is busy: ratios will be rough. Or use --processor-time.")
     outcomes = []
     for row in rows:
         with console.status(f"{row.name} …"):
-            outcomes.append(_measure(shop, row, QUICK if quick else FULL))
+            outcomes.append(_measure(shop, row, plan))
     report.show(console, outcomes)
-    if output is None and rows == ROWS and keys == KEYS and not quick:
-        output = FOLDER
+    if output is None and (rows, plan, keys) == (ROWS, FULL, KEYS):
+        output = ROOT / "benchmarks"
     if output is not None:
-        report.write(output, outcomes, described)
+        report.write(output, outcomes, plan, machine)
     if strict and report.short(outcomes):
         raise typer.Exit(1)
 

@@ -34,6 +34,10 @@ USED = 100
 BUFFERED = 500
 """Records that can wait without the writer's beginning to write."""
 
+COLD = 0.1
+"""Seconds of first sights between two writings of last uses, each of which also costs SQLite the
+pages that it had in memory. In earnest it is a second."""
+
 FEW, MANY = 1_000, 1_000_000
 
 
@@ -79,7 +83,8 @@ def validate_sustained(shop: Workshop) -> Pair:
 def validate_cold(shop: Workshop) -> Pair:
     """A key that is not in memory."""
     database, keys = shop.copy(), scattered(plain(shop.keys), shop.keys)
-    return Pair(_cold(shop.engine(database), keys), bare.lookup_with_scopes(database, hashes(keys)))
+    lookup = bare.lookup_with_scopes(database, hashes(keys))
+    return Pair(_cold(shop.engine(database), keys), lookup, batch=COLD)
 
 
 def wrong_checksum(shop: Workshop) -> Pair:
@@ -145,7 +150,7 @@ def scale_cold(shop: Workshop) -> Pair:
     """First sight, in the largest database and in a small one."""
     # Where there are fewer keys than an engine remembers, it must be told to remember none.
     many, few = (_cold(*_among(shop, count, cache_size=0)) for count in (MANY, FEW))
-    return Pair(many, few)
+    return Pair(many, few, batch=COLD)
 
 
 def drawn_warm(engine: Engine, keys: Sequence[str]) -> Callable[[int], list[str]]:

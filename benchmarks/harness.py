@@ -18,10 +18,14 @@ _DISCARDED = 2
 """Rounds that only warm up."""
 
 
+Clock = Callable[[], float]
+"""Seconds since whenever."""
+
+
 class Side(Protocol):
     """One of the two."""
 
-    def time(self, operations: int) -> float:
+    def time(self, operations: int, clock: Clock) -> float:
         """Seconds an operation, of a batch of so many."""
 
 
@@ -32,12 +36,12 @@ class Timed:
     prepare: Callable[[int], Any]
     run: Callable[[Any], object]
 
-    def time(self, operations: int) -> float:
+    def time(self, operations: int, clock: Clock) -> float:
         """See `Side.time`."""
         prepared, run = self.prepare(operations), self.run
-        start = time.perf_counter()
+        start = clock()
         run(prepared)
-        return (time.perf_counter() - start) / operations
+        return (clock() - start) / operations
 
 
 def each(operation: Callable[[Any], object]) -> Callable[[Sequence[Any]], None]:
@@ -76,6 +80,17 @@ class Plan:
     """For each pair, the rounds go on at least so long."""
     rounds: int
     """… and there are at least so many."""
+    processor: bool = False
+    """Whether the time counts that processors spent, on all threads, instead of what passed.
+
+    That is what can still be compared where others keep the machine busy. What is spent on waiting
+    for a disk, a lock or another process is missing.
+    """
+
+    @property
+    def clock(self) -> Clock:
+        """What the sides are timed by."""
+        return time.process_time if self.processor else time.perf_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +133,16 @@ class Comparison:
 def compare(pair: Pair, plan: Plan) -> Comparison:
     """Times the two in turns."""
     sides = (pair.subject, pair.bare)
-    sizes = [_size(side, pair.batch, pair.most) for side in sides]
+    clock = plan.clock
+    sizes = [_size(side, clock, pair.batch, pair.most) for side in sides]
     gc.collect()
-    gc.freeze()  # what was set up is not to be looked through in somebody's batch
-    try:
-        rounds: list[tuple[float, float]] = []
-        started = time.perf_counter()
-        while (
-            len(rounds) < plan.rounds + _DISCARDED or time.perf_counter() - started < plan.seconds
-        ):
-            times = [0.0, 0.0]
-            for which in (0, 1) if len(rounds) % 2 else (1, 0):
-                times[which] = sides[which].time(sizes[which])
-            rounds.append((times[0], times[1]))
-    finally:
-        gc.unfreeze()
+    rounds: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    while len(rounds) < plan.rounds + _DISCARDED or time.perf_counter() - started < plan.seconds:
+        times = [0.0, 0.0]
+        for which in (0, 1) if len(rounds) % 2 else (1, 0):
+            times[which] = sides[which].time(sizes[which], clock)
+        rounds.append((times[0], times[1]))
     counted = rounds[_DISCARDED:]
     subject, bare = zip(*counted, strict=True)
     return Comparison(
@@ -144,15 +154,16 @@ def compare(pair: Pair, plan: Plan) -> Comparison:
     )
 
 
-def alone(side: Side, *, batch: float = 0.01, most: int = 1_000_000, batches: int = 15) -> float:
+def alone(side: Side, clock: Clock, *, batch: float, batches: int, most: int) -> float:
     """Microseconds an operation takes of a side that is compared with none: the median."""
-    operations = _size(side, batch, most)
-    return 1e6 * statistics.median(side.time(operations) for _ in range(batches))
+    operations = _size(side, clock, batch, most)
+    return 1e6 * statistics.median(side.time(operations, clock) for _ in range(batches))
 
 
-def _size(side: Side, batch: float, most: int) -> int:
+def _size(side: Side, clock: Clock, batch: float, most: int) -> int:
     """How many operations fill a batch of so many seconds."""
     operations = 1
-    while (each_takes := side.time(operations)) * operations < batch / 4 and operations < most:
-        operations = min(most, 4 * operations)
-    return max(1, min(most, round(batch / each_takes)))
+    side.time(operations, clock)  # the first of all opens files and fills caches
+    while (takes := side.time(operations, clock)) * operations < batch / 2 and operations < most:
+        operations = min(most, 2 * operations)
+    return max(1, min(most, round(batch / takes)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Comparison, Spread
+from benchmarks.harness import Comparison, Plan, Spread
+from benchmarks.machine import Machine
 from benchmarks.targets import Row
 
 RESULTS = "RESULTS.md"
@@ -25,6 +26,8 @@ Two ways of doing a thing take turns in batches of some milliseconds. Times are 
 the ratio is the median of the ratios within each round, between its quartiles. Where rates are
 shown, the ratio is that of the rates. Absolute times drift from machine to machine and from hour to
 hour; ratios within a run hardly do. `make bench` makes this table."""
+
+_PROCESSOR_TIME = " Times are the processor's, without any waiting."
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +109,19 @@ def show(console: Console, outcomes: list[Outcome]) -> None:
     console.print(*_verdict(outcomes), sep="\n", highlight=False)
 
 
-def write(folder: Path, outcomes: list[Outcome], machine: dict[str, str | float]) -> None:
+def write(folder: Path, outcomes: list[Outcome], plan: Plan, machine: Machine) -> None:
     """Writes `RESULTS.md` and `results.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULTS).write_text(_markdown(outcomes, machine))
-    data = {"machine": machine, "rows": [outcome.to_json() for outcome in outcomes]}
+    (folder / RESULTS).write_text(_markdown(outcomes, plan, machine))
+    data = {
+        "machine": asdict(machine),
+        "plan": asdict(plan),
+        "rows": [outcome.to_json() for outcome in outcomes],
+    }
     (folder / JSON_RESULTS).write_text(json.dumps(data, indent=2) + "\n")
 
 
-def _markdown(outcomes: list[Outcome], machine: dict[str, str | float]) -> str:
+def _markdown(outcomes: list[Outcome], plan: Plan, machine: Machine) -> str:
     rules = ["-:" if place in _RIGHT else "-" for place in range(len(_COLUMNS))]
     table = [_COLUMNS, rules, *(outcome.cells for outcome in outcomes)]
     return "\n".join(
@@ -127,7 +134,7 @@ def _markdown(outcomes: list[Outcome], machine: dict[str, str | float]) -> str:
             "",
             *_verdict(outcomes),
             "",
-            "Measured on: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + ".",
+            f"Measured on {machine}." + (_PROCESSOR_TIME if plan.processor else ""),
             "",
         ]
     )

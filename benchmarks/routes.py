@@ -18,16 +18,18 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI, Security
-from starlette.types import ASGIApp, Message
+from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from benchmarks.cases import USED, on_loop
 from benchmarks.databases import SCOPES, plain, scattered
-from benchmarks.harness import Pair, Timed
+from benchmarks.harness import Clock, Pair, Timed
 from benchmarks.workshop import Unavailable, Workshop
-from keysmith import Engine, SqliteStore, ValidationResult
+from keysmith import Engine, SqliteStore
 
 _ROOT = Path(__file__).parent.parent
 _DATABASE = "KEYSMITH_BENCHMARK_DATABASE"
@@ -76,14 +78,47 @@ def guarded_app(engine: Engine | None = None) -> FastAPI:
     app = FastAPI()
     app.add_middleware(UsageMiddleware, engine=engine)
 
-    @app.get("/users/{user_id}")
-    async def user(
-        user_id: int,
-        key: Annotated[ValidationResult, Security(auth, scopes=[SCOPES[0]])],  # noqa: ARG001
-    ) -> dict[str, int]:
+    @app.get("/users/{user_id}", dependencies=[Security(auth, scopes=[SCOPES[0]])])
+    async def user(user_id: int) -> dict[str, int]:
         return {"id": user_id}
 
     return app
+
+
+def empty_app() -> FastAPI:
+    """The route behind a dependency and a middleware that are asked, and do nothing."""
+
+    async def dependency(_: HTTPConnection, scopes: SecurityScopes) -> None:
+        pass
+
+    app = FastAPI()
+    app.add_middleware(_Empty)
+
+    @app.get("/users/{user_id}", dependencies=[Security(dependency, scopes=[SCOPES[0]])])
+    async def user(user_id: int) -> dict[str, int]:
+        return {"id": user_id}
+
+    return app
+
+
+class _Empty:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watch(message: Message) -> None:
+            await send(message)
+
+        await self._app(scope, receive, watch)
+
+
+def floor(shop: Workshop) -> Pair:
+    """What FastAPI itself takes for a dependency and a middleware."""
+    keys = scattered(plain(shop.keys), USED)
+    empty, bare = (
+        Timed(_same, on_loop(shop, _caller(app, keys))) for app in (empty_app(), bare_app())
+    )
+    return Pair(empty, bare, batch=0.05)
 
 
 def in_process(shop: Workshop) -> Pair:
@@ -146,13 +181,13 @@ def behind_uvicorn(shop: Workshop) -> Pair:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A server that wrk asks as often as it can for a while, whatever the size of the batch."""
+    """A server that wrk asks as often as it can for a second, whatever the batch and the clock."""
 
     wrk: str
     script: Path
     port: int
 
-    def time(self, operations: int) -> float:  # noqa: ARG002
+    def time(self, operations: int, clock: Clock) -> float:  # noqa: ARG002
         """See `Side.time`."""
         address = f"http://127.0.0.1:{self.port}{_PATH}"
         how = ["-t1", f"-c{_CONNECTIONS}", f"-d{_SECONDS}", "-s", str(self.script), address]

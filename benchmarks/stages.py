@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.__main__ import DATABASES, Databases, Keys
 from benchmarks.cases import BUFFERED, WARM, drawn_warm
 from benchmarks.databases import ADDRESS, SCOPES, hashes, plain, ruled, scattered, usage
-from benchmarks.harness import Side, Timed, alone, drawn, each
+from benchmarks.harness import Plan, Side, Timed, alone, drawn, each
+from benchmarks.options import DATABASES, Databases, Keys, ProcessorTime, Quick
 from benchmarks.workshop import KEYS, Workshop
 from keysmith import Engine
 from keysmith.clock import utc_now
@@ -37,9 +37,8 @@ _PART = "… of that, "
 """Begins what is part of the stage before."""
 
 _ROUNDS = 5
-_BRIEFLY: dict[str, Any] = {"batch": 0.005, "batches": 5, "most": BUFFERED}
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def warm(shop: Workshop, database: Path) -> tuple[Stages, Side]:
@@ -130,24 +129,27 @@ PATHS = (
 
 @app.command()
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="Measure briefly, and roughly.")] = False,
+    quick: Quick = False,
+    processor_time: ProcessorTime = False,
     databases: Databases = DATABASES,
     keys: Keys = KEYS,
 ) -> None:
     """Prints a table of stages for each way through a validation."""
     console = Console()
     shop = Workshop(databases, keys)
+    plan = Plan(seconds=0, rounds=1 if quick else _ROUNDS, processor=processor_time)
     for title, path in PATHS:
         with shop:
             stages, whole = path(shop, shop.copy())
-            console.print(_table(title, *_costs(stages, whole, 1 if quick else _ROUNDS)))
+            console.print(_table(title, *_costs(stages, whole, plan)))
 
 
-def _costs(stages: Stages, whole: Side, rounds: int) -> tuple[dict[str, float], float]:
+def _costs(stages: Stages, whole: Side, plan: Plan) -> tuple[dict[str, float], float]:
     """Microseconds of each stage, and of all together. They take turns, as times drift."""
+    time = partial(alone, clock=plan.clock, batch=0.005, batches=5, most=BUFFERED)
     measured = [
-        ({name: alone(side, **_BRIEFLY) for name, side in stages.items()}, alone(whole, **_BRIEFLY))
-        for _ in range(rounds)
+        ({name: time(side) for name, side in stages.items()}, time(whole))
+        for _ in range(plan.rounds)
     ]
     costs = {name: median(each[name] for each, _ in measured) for name in stages}
     return costs, median(total for _, total in measured)

@@ -68,6 +68,12 @@ ROWS = (
         Target(0.85, from_below=True),
         rates=True,
     ),
+    Row(
+        "fastapi_floor",
+        "… with an empty dependency and middleware instead, in process",
+        "the bare route",
+        rates=True,
+    ),
     Row("scale_warm", "validate_key, warm, among 1,000,000 keys", "… among 1,000", Target(1.2)),
     Row("scale_cold", "… first sight of a key", "… among 1,000", Target(1.2)),
     Row("keyshield_cached", "keyshield 2.0.1: verify_key, cached, no delays", LOOKUP),
