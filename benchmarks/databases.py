@@ -87,6 +87,8 @@ def database(folder: Path, count: int, progress: Progress) -> Path:
             path = folder / f"keys-{count}-{_stamp(connection)}.db"
             if path.exists():
                 return path
+            for outdated in folder.glob(f"keys-{count}-*"):
+                outdated.unlink()
             _fill(connection, count, progress)
         unfinished.replace(path)
     finally:

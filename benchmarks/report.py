@@ -67,7 +67,7 @@ class Outcome:
             row.against,
             _amount(comparison.bare.median, row),
             _number(ratio.median),
-            f"{_number(ratio.q1)} - {_number(ratio.q3)}",
+            f"{_number(ratio.q1)} – {_number(ratio.q3)}",
             target,
             verdict,
         )
@@ -95,7 +95,9 @@ def short(outcomes: list[Outcome]) -> list[Outcome]:
 
 def show(console: Console, outcomes: list[Outcome]) -> None:
     """The table on a terminal, by the names that `--only` takes, and what falls short."""
-    table = Table("row", "takes", "bare", "ratio", "quartiles", "target", box=SIMPLE)
+    table = Table(
+        "row", "takes", "bare", "ratio", "quartiles", "target", box=SIMPLE, pad_edge=False
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for outcome in outcomes:

@@ -30,6 +30,7 @@ from benchmarks.databases import SCOPES, plain, scattered
 from benchmarks.harness import Clock, Pair, Timed
 from benchmarks.workshop import Unavailable, Workshop
 from keysmith import Engine, SqliteStore
+from keysmith.fastapi import APIKeyAuth, UsageMiddleware
 
 _ROOT = Path(__file__).parent.parent
 _DATABASE = "KEYSMITH_BENCHMARK_DATABASE"
@@ -69,10 +70,6 @@ def guarded_app(engine: Engine | None = None) -> FastAPI:
 
     uvicorn gives no engine; it is then made on the database that the environment names.
     """
-    try:
-        from keysmith.fastapi import APIKeyAuth, UsageMiddleware  # noqa: PLC0415
-    except ImportError:
-        raise Unavailable("keysmith.fastapi has no such thing") from None
     engine = engine or Engine(SqliteStore(os.environ[_DATABASE]))
     auth = APIKeyAuth(engine)
     app = FastAPI()
@@ -168,7 +165,6 @@ def behind_uvicorn(shop: Workshop) -> Pair:
     wrk = shutil.which("wrk")
     if wrk is None:
         raise Unavailable("wrk is not on the PATH")
-    guarded_app(shop.engine(shop.copy()))
     database = shop.copy()
     script = database.with_name("keys.lua")
     script.write_text(_lua(scattered(plain(shop.keys), USED)))

@@ -108,7 +108,7 @@ def test_sides_take_turns_and_the_ratio_is_theirs() -> None:
     result = compare(
         Pair(Steady(2e-3, log), Steady(1e-3, log), batch=1e-3), Plan(seconds=0, rounds=4)
     )
-    assert log == [2e-3, 1e-3] + 3 * [1e-3, 2e-3, 2e-3, 1e-3]
+    assert log[-8:] == 2 * [1e-3, 2e-3, 2e-3, 1e-3]
     assert result.rounds == 4
     assert result.ratio == Spread(2, 2, 2)
     assert result.subject.median == pytest.approx(2000)

@@ -65,7 +65,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = TurnableClock()
+        self.clock = TurnableClock(START)
         self.store = SqliteStore(":memory:")
         self.store.migrate()
         self.engine = Engine(self.store, clock=self.clock)

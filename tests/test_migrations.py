@@ -23,7 +23,7 @@ from keysmith import (
 )
 from keysmith.stores import migrations
 from keysmith.stores.schema import VERSION_TABLE, revisions, scripts_folder
-from tests.test_stores import a_key, a_rotation, scopes, usage
+from keysmith.testing.contract.samples import a_key, a_rotation, scopes, usage
 
 ROOT = Path(__file__).parent.parent
 TABLES = {*metadata.tables, VERSION_TABLE}

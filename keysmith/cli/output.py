@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -15,6 +16,12 @@ from rich.text import Text
 
 _PIPED_WIDTH = 100_000
 """Wider than any row: what is piped is read by programs, or searched for an ID."""
+
+
+def show_any_text() -> None:
+    """Lets what the output's encoding cannot express come out escaped, and not as an error."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def dump(model: BaseModel) -> dict[str, Any]:
@@ -87,7 +94,10 @@ def _print_table(documents: Sequence[Mapping[str, Any]], columns: Sequence[str])
 def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream is not None and stream.isatty()
-    return Console(stderr=stderr, highlight=False, width=None if terminal else _PIPED_WIDTH)
+    if terminal:
+        return Console(stderr=stderr, highlight=False)
+    # Whatever FORCE_COLOR says: a raw key with colour codes around it would be no key.
+    return Console(stderr=stderr, highlight=False, force_terminal=False, width=_PIPED_WIDTH)
 
 
 def _heading(name: str) -> str:

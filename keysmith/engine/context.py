@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import Store
 
 OwnedT = TypeVar("OwnedT", bound=Owned)
+
+Precondition = Callable[[OwnedT], object]
+"""Looks at what is to be changed, in the transaction of the change; raises to prevent it."""
 
 
 def present(clock: Clock) -> datetime:

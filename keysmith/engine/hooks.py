@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from keysmith.engine.keepsakes import keepsake
@@ -44,6 +45,15 @@ class Plugin:
 
     def on_key_create_failed(self, data: KeyCreate, error: Exception) -> None:
         """A key was asked for and refused."""
+
+    def on_key_updated(self, key: Key) -> None:
+        """A key's name, description, metadata, policy or expiry was changed."""
+
+    def on_key_scopes_changed(self, key: Key, scopes: tuple[str, ...]) -> None:
+        """A key holds other scopes than before: these, by name."""
+
+    def on_key_deleted(self, key: Key) -> None:
+        """A key was removed, with its history; this is what it was."""
 
     def on_key_validated(self, result: ValidationResult) -> None:
         """A raw key was found valid."""
@@ -97,10 +107,31 @@ class Plugin:
 HOOKS = tuple(name for name in vars(Plugin) if name.startswith("on_"))
 
 
+NO_CHANGE = frozenset(
+    {
+        "on_key_create_failed",
+        "on_key_validated",
+        "on_key_validation_failed",
+        "on_validation_timed",
+        "on_rotated_key_reused",
+        "on_key_rate_limited",
+        "on_key_quota_exceeded",
+    }
+)
+"""Hooks that tell of no change, and so have no commit to wait for."""
+
+
 class Hooks:
     """Tells plugins of the hooks that they hear; the others cost a dictionary lookup."""
 
-    def __init__(self, plugins: Iterable[Plugin]) -> None:
+    def __init__(
+        self,
+        plugins: Iterable[Plugin],
+        *,
+        after_commit: Callable[[Callable[[], object]], object] = lambda deed: deed(),
+    ) -> None:
+        """`after_commit` does what it is given once the thread's transaction is committed."""
+        self._after_commit = after_commit
         self._heard: dict[str, tuple[_Hearer, ...]] = {}
         self._listeners: list[Listener] = []
         for plugin in plugins:
@@ -113,13 +144,17 @@ class Hooks:
         return name in self._heard
 
     def fire(self, name: str, *arguments: Any) -> None:
-        """Tells every plugin that hears the hook of this name, each with copies of its own."""
+        """Tells every plugin that hears the hook of this name, each with copies of its own.
+
+        Within a transaction of the host's, a change is told of when that is committed.
+        """
         for hook, listener in self._heard.get(name, ()):
             kept = tuple([keepsake(argument) for argument in arguments])
-            if listener is None:
-                call_hook(name, hook, kept)
+            tell = call_hook if listener is None else listener.tell
+            if name in NO_CHANGE:
+                tell(name, hook, kept)
             else:
-                listener.tell(name, hook, kept)
+                self._after_commit(partial(tell, name, hook, kept))
 
     def flush(self, timeout: float = PATIENCE) -> bool:
         """Waits until all that was fired before has been delivered; whether it has in time.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -14,8 +13,9 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
-from keysmith.clock import utc_now
+from keysmith.clock import Clock, utc_now
 from keysmith.errors import (
     ConflictError,
     InsufficientScopeError,
@@ -28,9 +28,12 @@ from keysmith.errors import (
     PolicyViolationError,
     QuotaExceededError,
     RateLimitedError,
+    RequestMismatchError,
     StoreError,
     TenantMismatchError,
 )
+from keysmith.fastapi.limits import limited_headers, whole_seconds
+from keysmith.fastapi.seen import Seen
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -50,6 +53,7 @@ STATUSES: Mapping[type[KeysmithError], int] = {
     InvalidStateTransitionError: 409,
     PolicyInUseError: 409,
     ConflictError: 409,
+    RequestMismatchError: 422,
     StoreError: 503,
     KeysmithError: 500,
 }
@@ -126,14 +130,15 @@ class ProblemRoute(APIRoute):
             try:
                 return await handle(request)
             except ANSWERED as error:
-                return problem_response(error)
+                return problem_response(error, request)
 
         return answer
 
 
-def problem_response(error: Answered) -> Response:
-    """The answer to an error."""
+def problem_response(error: Answered, connection: HTTPConnection) -> Response:
+    """The answer to an error in that request."""
     refusal = as_problem(error)
+    headers = {**Seen.of(connection.scope).headers, **(refusal.headers or {})}
     problem = Problem(
         type=f"urn:problem-type:keysmith:{refusal.code}",
         title=refusal.code.replace("_", " ").capitalize(),
@@ -143,22 +148,22 @@ def problem_response(error: Answered) -> Response:
         errors=refusal.errors or None,
     )
     if refusal.status_code in {204, 304} or refusal.status_code < 200:
-        return Response(status_code=refusal.status_code, headers=refusal.headers)
+        return Response(status_code=refusal.status_code, headers=headers)
     return Response(
         problem.model_dump_json(exclude_none=True),
         status_code=refusal.status_code,
-        headers=refusal.headers,
+        headers=headers,
         media_type=MEDIA_TYPE,
     )
 
 
-def as_problem(error: Answered) -> HTTPProblem:
+def as_problem(error: Answered, clock: Clock = utc_now) -> HTTPProblem:
     """The error as a refusal with a status, a code and headers."""
     if isinstance(error, HTTPProblem):
         return error
     if isinstance(error, KeysmithError):
         status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-        return HTTPProblem(status, error.code, str(error), headers=_headers(error, status))
+        return HTTPProblem(status, error.code, str(error), headers=_headers(error, status, clock))
     if isinstance(error, RequestValidationError):
         return _invalid(_field_problems(error.errors()))
     if isinstance(error, ValidationError):
@@ -175,8 +180,8 @@ def as_problem(error: Answered) -> HTTPProblem:
     )
 
 
-async def _handle(_connection: Request | WebSocket, error: Any) -> Response:
-    return problem_response(error)
+async def _handle(connection: HTTPConnection, error: Any) -> Response:
+    return problem_response(error, connection)
 
 
 async def _close(websocket: WebSocket, _error: Exception) -> None:
@@ -206,17 +211,16 @@ def _showable(part: object) -> str:
     return str(part) if _SHOWABLE.fullmatch(str(part)) else "(unknown)"
 
 
-def _headers(error: KeysmithError, status: int) -> dict[str, str] | None:
+def _headers(error: KeysmithError, status: int, clock: Clock) -> dict[str, str] | None:
     """`WWW-Authenticate` as RFC 6750, section 3, has it; `Retry-After` in whole seconds."""
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     if isinstance(error, InsufficientScopeError):
         return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     if isinstance(error, RateLimitedError):
-        return {"Retry-After": str(math.ceil(error.retry_after))}
+        return limited_headers(error.retry_after)
     if isinstance(error, QuotaExceededError) and error.resets_at is not None:
-        seconds = (error.resets_at - utc_now()).total_seconds()
-        return {"Retry-After": str(max(0, math.ceil(seconds)))}
+        return {"Retry-After": str(whole_seconds(error.resets_at - clock()))}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return {"Retry-After": "1"}
     return None

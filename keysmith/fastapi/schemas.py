@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from keysmith.engine import CreatedKey
+from keysmith.ids import IdPrefix, is_id
 from keysmith.models import (
     Environment,
     KeyPublic,
     KeyState,
+    Period,
     PolicyPublic,
     RotationPublic,
     RotationReason,
     ScopePublic,
+    UsageAggregate,
+    UsageAggregatePublic,
+    UsagePublic,
 )
 from keysmith.models.base import (
     Description,
@@ -27,6 +31,8 @@ from keysmith.models.base import (
     RotationId,
     ScopeId,
     ScopeName,
+    UsageId,
+    UtcDatetime,
 )
 from keysmith.models.keys import MAX_SCOPES
 
@@ -36,6 +42,17 @@ MAX_LIMIT = 1000
 PublicT = TypeVar("PublicT", bound=BaseModel)
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many objects a page has.")]
+
+
+def _aggregate_cursor(cursor: str) -> str:
+    day, _, key_id = cursor.partition(".")
+    date.fromisoformat(day)
+    if not is_id(IdPrefix.KEY, key_id):
+        raise ValueError("must be the cursor of the page before")
+    return cursor
+
+
+AggregateCursor = Annotated[str, Field(max_length=64), AfterValidator(_aggregate_cursor)]
 
 
 class Body(BaseModel):
@@ -80,12 +97,8 @@ class IssuedKey(BaseModel):
     """A key and its raw key, which is told once."""
 
     key: KeyPublic
-    raw_key: str = Field(repr=False)
-
-    @classmethod
-    def of(cls, created: CreatedKey) -> Self:
-        """What the engine issued."""
-        return cls(key=KeyPublic.model_validate(created.key), raw_key=created.raw_key)
+    raw_key: str | None = Field(repr=False)
+    """`null` in the answer to a request that was repeated: it was told in the first one."""
 
 
 class RateLimit(BaseModel):
@@ -125,9 +138,13 @@ class Page(BaseModel, Generic[PublicT]):
     def of(cls, found: Sequence[Any], limit: int) -> Self:
         """The first `limit` of what was found, which is one more if there is a next page."""
         more = len(found) > limit
-        return cls.model_validate(
-            {"items": found[:limit], "next": found[limit - 1].id if more else None}
-        )
+        following = cls.cursor(found[limit - 1]) if more else None
+        return cls.model_validate({"items": found[:limit], "next": following})
+
+    @classmethod
+    def cursor(cls, last: Any) -> str:
+        """What the next page begins after."""
+        return str(last.id)
 
 
 class KeyPage(Page[KeyPublic]):
@@ -144,6 +161,19 @@ class ScopePage(Page[ScopePublic]):
 
 class RotationPage(Page[RotationPublic]):
     """Rotations, newest first."""
+
+
+class UsagePage(Page[UsagePublic]):
+    """Requests, newest first."""
+
+
+class AggregatePage(Page[UsageAggregatePublic]):
+    """Days or months of keys, newest first."""
+
+    @classmethod
+    def cursor(cls, last: UsageAggregate) -> str:
+        """The day that the last period begins with, and whose it is."""
+        return f"{last.period_start.date().isoformat()}.{last.key_id}"
 
 
 class Query(BaseModel):
@@ -197,3 +227,37 @@ class RotationQuery(Query):
 
     cursor: RotationId | None = None
     reason: RotationReason | None = None
+
+
+class TimeQuery(Query):
+    """Of which time: from `since`, which belongs to it, to `until`, which does not."""
+
+    since: UtcDatetime | None = None
+    until: UtcDatetime | None = None
+
+
+class UsageQuery(TimeQuery):
+    """Which requests of a key."""
+
+    cursor: UsageId | None = None
+
+
+class AggregateQuery(TimeQuery):
+    """Which days or months of a key; `since` and `until` speak of their first moment."""
+
+    period: Period = Period.DAILY
+    cursor: AggregateCursor | None = None
+
+    def page(self) -> dict[str, Any]:
+        """As for any list, with the cursor as the engine wants it."""
+        asked = super().page()
+        if self.cursor is not None:
+            day, key_id = self.cursor.split(".")
+            asked["after"] = (datetime.fromisoformat(day).replace(tzinfo=UTC), key_id)
+        return asked
+
+
+class TenantAggregateQuery(AggregateQuery):
+    """Which days or months of whose keys."""
+
+    tenant_id: Label | None = None

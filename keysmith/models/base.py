@@ -234,6 +234,19 @@ class Table(Base):
         return instance
 
 
+class Marked(Base):
+    """What knows the request that made it, if that gave an idempotency key, to know it again."""
+
+    request_token: Hash | None = Field(
+        default=None, sa_type=sa.String(64), unique=True, index=True, repr=False, exclude=True
+    )
+    """A hash of the idempotency key, and of whose it was."""
+    request_digest: Hash | None = Field(
+        default=None, sa_type=sa.String(64), repr=False, exclude=True
+    )
+    """A hash of what was asked for."""
+
+
 class Public(Base):
     """What an API may answer with. Immutable, also in depth; made from a table model or fields."""
 
@@ -244,7 +257,7 @@ class Public(Base):
     @model_validator(mode="before")
     @classmethod
     def _from_table(cls, data: Any) -> Any:
-        if isinstance(data, Table):
+        if isinstance(data, (Table, Public)):
             return {name: getattr(data, name) for name in cls.model_fields}
         return data
 

@@ -100,6 +100,9 @@ class KeyRepository(Protocol):
     def get_by_hash(self, key_hash: str) -> Key:
         """The key whose current secret has this hash."""
 
+    def get_by_request(self, token: str) -> Key:
+        """The key that the request with this token created."""
+
     def get_by_prefix(self, prefix: str, hint: str) -> Key:
         """The key that people see as `prefix…hint`; the newest, should there be several."""
 
@@ -295,6 +298,9 @@ class RotationRepository(Protocol):
     def get(self, rotation_id: str, *, for_update: bool = False) -> Rotation:
         """The rotation with this ID."""
 
+    def get_by_request(self, token: str) -> Rotation:
+        """The rotation that the request with this token asked for."""
+
     def get_by_old_hash(self, key_hash: str) -> Rotation:
         """The rotation that took the secret with this hash out of use."""
 
@@ -416,6 +422,9 @@ class Store(Protocol):
 
         Transactions nest: an inner one is part of the outer.
         """
+
+    def after_commit(self, deed: Callable[[], object]) -> None:
+        """Does it once this thread's transaction has been committed; at once if there is none."""
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Everything that this thread reads inside is of one moment."""

@@ -79,6 +79,13 @@ class Database:
                 raise StoreError("Within a snapshot nothing can be written; use transaction().")
             yield connection
 
+    def after_commit(self, deed: Callable[[], object]) -> None:
+        """Does it once this thread's transaction has been committed; at once if there is none."""
+        if self.joined() is None:
+            deed()
+        else:
+            self._current.deeds.append(deed)
+
     @contextmanager
     def bare(self) -> Iterator[sa.Connection]:
         """A connection in no transaction, whatever the state of the schema."""
@@ -119,10 +126,13 @@ class Database:
                 self._schema_checked = True
             self._current.connection = connection
             self._current.may_write = engine is not self.engine
+            self._current.deeds = deeds = list[Callable[[], object]]()
             try:
                 yield connection
             finally:
                 self._current.connection = None
+        for deed in deeds:
+            deed()
 
     def _refuse_closed(self) -> None:
         if self._closed:

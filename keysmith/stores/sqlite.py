@@ -113,6 +113,10 @@ class SqliteStore:
         with self._database.write():
             yield
 
+    def after_commit(self, deed: Callable[[], object]) -> None:
+        """Does it once this thread's transaction has been committed; at once if there is none."""
+        self._database.after_commit(deed)
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All reads of this thread inside see the same moment."""
