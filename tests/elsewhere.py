@@ -1,4 +1,4 @@
-"""Another process that changes things when told to, and says when it has: `with Elsewhere(path)`."""
+"""Another process that changes things when told to, and says when it has."""
 
 from __future__ import annotations
 
