@@ -43,6 +43,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def _network(text: str) -> str:
     try:
+        if "%" in text:
+            raise ValueError  # noqa: TRY301  addresses with a zone are never let in
         return str(ipaddress.ip_network(text))
     except ValueError:
         raise ValueError(
@@ -54,7 +56,8 @@ def _network(text: str) -> str:
 def normal_origin(text: str) -> str:
     """An origin as browsers serialise it (RFC 6454): lower case, and no default port.
 
-    Raises `ValueError` for anything that is not a scheme, a host and perhaps a port.
+    Raises `ValueError` for anything that is not a scheme, a host and perhaps a port. International
+    names are to be given as browsers send them, `xn--…`.
     """
     message = "must be an origin such as https://app.example.com or http://localhost:3000"
     if not (text.isascii() and text.isprintable()):
@@ -62,12 +65,12 @@ def normal_origin(text: str) -> str:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
+        if "[" in text:
+            host = f"[{ipaddress.IPv6Address(host or '')}]"
     except ValueError:
         raise ValueError(message) from None
-    if not (parts.scheme and host) or text.count("/") != 2 or set("?#@\\ ") & set(text):
+    if not (parts.scheme and host) or text.count("/") != 2 or set("?#@%\\ ") & set(text):
         raise ValueError(message)
-    if ":" in host:
-        host = f"[{host}]"
     default = port is None or DEFAULT_PORTS.get(parts.scheme) == port
     return f"{parts.scheme}://{host}" if default else f"{parts.scheme}://{host}:{port}"
 
