@@ -9,9 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI, HTTPException, Request
 
 from keysmith import Engine, KeyCreate, KeyUpdate, PolicyCreate, ScopeCreate, SqliteStore
+from keysmith.fastapi import Authority, management_router
 from keysmith.fastapi.authority import SCOPES
+from keysmith.plugins import Metrics
 from keysmith.server import Settings, create_app, prepare
 from tests.serving import client, is_problem, serving
 
@@ -57,8 +60,6 @@ def root_key(engine: Engine) -> str:
 
 @pytest.fixture(scope="module")
 def url(engine: Engine, root_key: str) -> Iterator[str]:
-    from keysmith.plugins import Metrics
-
     with serving(create_app(engine, Settings(), Metrics())) as address:
         yield address
 
@@ -280,6 +281,32 @@ class TestNobodyHandsOutMoreThanTheyHave:
                 == 204
             )
         assert root.delete(f"/v1/keys/{mine['key_id']}").status_code == 204
+
+
+def test_somebody_elses_way_to_authorize(engine: Engine) -> None:
+    """A service that knows its users by other means lets them manage what is their tenant's."""
+
+    def signed_in(request: Request) -> Authority:
+        user = request.headers.get("X-User")
+        if user is None:
+            raise HTTPException(401, "Sign in first.", {"WWW-Authenticate": "Cookie"})
+        return Authority(engine.for_tenant("acme"), ["keysmith:keys"], name=user)
+
+    app = FastAPI()
+    app.include_router(management_router(engine, authorize=signed_in, prefix="/api-keys"))
+    with serving(app) as url, client(f"{url}/api-keys") as caller:
+        refused = is_problem(caller.get("/keys"), 401, "http_401")
+        assert refused["detail"] == "Sign in first."
+        caller.headers["X-User"] = "ada"
+        made = caller.post("/keys", json={"name": "n"}).json()
+        assert made["key"]["tenant_id"] == "acme"
+        path = f"/keys/{made['key']['id']}"
+        assert caller.post(f"{path}/rotate").status_code == 200
+        assert caller.get(f"{path}/rotations").json()["items"][0]["rotated_by"] == "ada"
+        valid = caller.post("/keys/validate", json={"raw_key": made["raw_key"]})
+        assert valid.json()["rotated"] is True
+        is_problem(caller.get("/policies"), 403, "insufficient_scope")
+        is_problem(caller.get(f"/keys/{objects(engine, 'other')['key_id']}"), 404, "key_not_found")
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])

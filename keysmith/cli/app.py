@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, lifecycle, policies, rotations, scopes
+from keysmith.cli import keys, lifecycle, maintain, policies, rotations, scopes
 from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl, given
 from keysmith.cli.output import note, print_json, print_line
@@ -29,6 +29,7 @@ app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
 app.add_typer(rotations.app, name="rotations")
 app.command()(usage)
+app.command()(maintain.maintain)
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,6 +5,7 @@ from keysmith.engine.candidates import CacheStatistics
 from keysmith.engine.engine import Engine
 from keysmith.engine.hooks import Plugin
 from keysmith.engine.limits import Limits, RateLimiter
+from keysmith.engine.maintenance import MaintenanceReport
 from keysmith.engine.results import CreatedKey, RateLimitStatus, ValidationResult
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CreatedKey",
     "Engine",
     "Limits",
+    "MaintenanceReport",
     "Plugin",
     "RateLimitStatus",
     "RateLimiter",

@@ -121,6 +121,7 @@ class AsyncEngine:
     reactivate_key = _awaitable(Engine.reactivate_key)
     cleanup_expired_keys = _awaitable(Engine.cleanup_expired_keys)
     cleanup_grace_expired = _awaitable(Engine.cleanup_grace_expired)
+    maintain = _awaitable(Engine.maintain)
     list_rotations = _awaitable(Engine.list_rotations)
     list_keys_due_for_rotation = _awaitable(Engine.list_keys_due_for_rotation)
     list_keys_unused_since = _awaitable(Engine.list_keys_unused_since)

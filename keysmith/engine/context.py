@@ -23,7 +23,7 @@ from keysmith.errors import (
 from keysmith.models import Key, Policy, Scope
 from keysmith.models.base import Owned, moment
 from keysmith.raw_keys import Hasher, KeyGenerator
-from keysmith.stores.base import Store
+from keysmith.stores.base import Store, TenantFilters
 
 OwnedT = TypeVar("OwnedT", bound=Owned)
 
@@ -58,7 +58,7 @@ class Tenancy:
                 raise TenantMismatchError
         return data.model_copy(update=bound)
 
-    def filters(self) -> dict[str, str | None]:
+    def filters(self) -> TenantFilters:
         """The filters that leave only this caller's objects."""
         return {"tenant_id": self.tenant_id, "app_id": self.app_id}
 

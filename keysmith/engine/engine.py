@@ -16,10 +16,12 @@ from keysmith.engine.hooks import Hooks, Plugin
 from keysmith.engine.keys import Keys
 from keysmith.engine.lifecycle import Lifecycle
 from keysmith.engine.limits import CountingRateLimiter, RateLimiter
+from keysmith.engine.maintenance import Maintenance, MaintenanceReport
 from keysmith.engine.policies import Policies
 from keysmith.engine.results import CreatedKey, ValidationResult
 from keysmith.engine.rotation import Rotations
 from keysmith.engine.scopes import Scopes
+from keysmith.engine.shared_limits import LimitsRateLimiter
 from keysmith.engine.usage import Usage
 from keysmith.engine.validation import Validation
 from keysmith.errors import StoreError, TenantMismatchError
@@ -66,14 +68,16 @@ class Engine:
         plugins: Iterable[Plugin] = (),
         hasher: Hasher | None = None,
         generator: KeyGenerator | None = None,
-        rate_limiter: RateLimiter | None = None,
+        rate_limiter: RateLimiter | str | None = None,
         clock: Clock = utc_now,
         cache_size: int = DEFAULT_CACHE_SIZE,
     ) -> None:
         """An engine on a store; everything else has a default.
 
         `clock` gives the present as an aware UTC datetime; nothing here asks anyone else.
-        `rate_limiter` counts elsewhere than in the store. `cache_size` is how many secrets are
+        `rate_limiter` counts elsewhere than in the store: one of your own, or the URI of a storage
+        of the library `limits` such as `redis://localhost`, for services on several machines (see
+        `keysmith.engine.shared_limits`). `cache_size` is how many secrets are
         remembered at most between validations, 0 for none; what has changed in the store since,
         by whomever, is read again, so nothing is ever answered from the past.
         """
@@ -86,7 +90,7 @@ class Engine:
                 generator=generator or KeyGenerator(),
                 hooks=Hooks(plugins),
                 candidates=Candidates(store.credentials, hasher, cache_size),
-                limiter=rate_limiter or CountingRateLimiter(store.counters, lambda: present(clock)),
+                limiter=_limiter(rate_limiter, store, lambda: present(clock)),
                 usage=UsageBuffer(store),
                 tenancy=Tenancy(),
             )
@@ -101,6 +105,9 @@ class Engine:
         self._rotations = Rotations(context)
         self._scopes = Scopes(context)
         self._usage = Usage(context)
+        self._maintenance = Maintenance(
+            context, self._lifecycle, self._rotations, self._usage, self._keys
+        )
         self._validation = Validation(context, self._lifecycle)
 
     # ------------------------------------------------------------------ tenants
@@ -258,6 +265,18 @@ class Engine:
     def cleanup_grace_expired(self) -> int:
         """Reports each grace period that has ended to `on_grace_ended`, once; tells how many."""
         return self._rotations.close_ended()
+
+    def maintain(
+        self, *, usage_retention: timedelta | None = None, unused_for: timedelta | None = None
+    ) -> MaintenanceReport:
+        """What is to be done now and then: both clean-ups, and a look at what needs attention.
+
+        Usage records older than `usage_retention` are removed; aggregates stay. The report lists
+        keys due for rotation, and those that nobody has used for `unused_for`. Left out, nothing
+        is removed or listed. Any number of processes may do this at once. Raises `ValidationError`
+        for a negative duration.
+        """
+        return self._maintenance.run(usage_retention, unused_for)
 
     def list_rotations(
         self,
@@ -492,3 +511,9 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _limiter(given: RateLimiter | str | None, store: Store, clock: Clock) -> RateLimiter:
+    if given is None:
+        return CountingRateLimiter(store.counters, clock)
+    return LimitsRateLimiter(given, clock) if isinstance(given, str) else given

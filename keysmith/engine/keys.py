@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from keysmith.engine.context import Context, Precondition
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import refuse_final
+from keysmith.engine.lifecycle import refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.engine.scopes import refuse_unallowed
 from keysmith.errors import (
@@ -59,9 +59,11 @@ class Keys:
         return 0 if narrowed is None else self._context.store.keys.count(**narrowed)
 
     def unused_since(self, moment: datetime) -> Sequence[Key]:
-        tenancy = self._context.tenancy
-        unused = self._context.store.keys.list_unused(moment)
-        return [key for key in unused if tenancy.owns(key)]
+        store, now = self._context.store, self._context.now()
+        if not store.in_transaction:
+            self._context.usage.flush()
+        unused = store.keys.list_unused(moment, **self._context.tenancy.filters())
+        return [key for key in unused if not state_at(key, now).final]
 
     def update(self, key_id: str, data: KeyUpdate, precondition: Precondition[Key] | None) -> Key:
         changes = data.changes()

@@ -8,6 +8,9 @@ from keysmith.engine.context import Context
 from keysmith.errors import InvalidStateTransitionError
 from keysmith.models import Key, KeyState
 
+AT_ONCE = 200
+"""Rows that a clean-up changes in one transaction: other writers wait for some milliseconds."""
+
 _WAYS_TO = {
     KeyState.ACTIVE: {KeyState.SUSPENDED},
     KeyState.SUSPENDED: {KeyState.ACTIVE},
@@ -62,10 +65,16 @@ class Lifecycle:
 
     def expire_all(self) -> int:
         """Writes down every expiry that has passed, and tells how many there were."""
-        store = self._context.store
+        expired = 0
+        while some := self._expire_some():
+            expired += some
+        return expired
+
+    def _expire_some(self) -> int:
+        store, whose = self._context.store, self._context.tenancy.filters()
         with store.transaction():
             now = self._context.now()
-            due = [key for key in store.keys.list_expired(now) if self._context.tenancy.owns(key)]
+            due = store.keys.list_expired(now, limit=AT_ONCE, **whose)
             expired = [store.keys.update_state(key.id, KeyState.EXPIRED, now=now) for key in due]
         for key in expired:
             self._context.announce("on_key_expired", key)

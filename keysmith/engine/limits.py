@@ -1,13 +1,18 @@
 """Limits: how many requests in a window, and in a day and a month of the calendar.
 
 A window is counted in `SLICES` slices of time, and one more, so that whatever stretch as long as
-the window one looks at, it lies within the slices counted. It follows that
+the window one looks at, it lies within the slices counted. Slices are whole microseconds wide. It
+follows that
 
 - no stretch of time as long as the window, however it is cut, sees more than the limit; and
-- a request is granted whenever the last `1 + 1/SLICES` windows saw fewer than the limit.
+- a request is granted whenever the last `1 + 1/SLICES` windows and 33 µs saw fewer than the limit.
 
-Quotas are exact, by the calendar of UTC. Time that steps back does not give anything back: what was
-counted counts in the present.
+Quotas are exact, by the calendar of UTC.
+
+A clock that is put back gives nothing back. By less than a window: what was counted later than now
+counts until the clock has caught up and the window has passed. By more: it counts as of now. A day
+or a month that has begun goes on, should the clock step back to just before it. Another window
+than before begins with what the last one counts; it is taken to be of now.
 """
 
 from __future__ import annotations
@@ -16,11 +21,11 @@ from array import array
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from keysmith.clock import Clock
 from keysmith.engine.results import RateLimitStatus
-from keysmith.errors import QuotaExceededError, RateLimitedError
+from keysmith.errors import KeysmithError, QuotaExceededError, RateLimitedError
 from keysmith.models import Period
 from keysmith.models.policies import PolicyFields
 from keysmith.stores.base import Counters
@@ -45,6 +50,11 @@ _RATE = 0
 _BURST = _RATE + _WINDOW_CELLS
 _DAY = _BURST + _WINDOW_CELLS
 _MONTH = _DAY + 2
+
+_MOST = 2**62
+"""More than any limit, with room in a cell for one request more."""
+
+Outcome = RateLimitStatus | RateLimitedError | QuotaExceededError | None
 
 
 def _slice_width(window: timedelta) -> int:
@@ -91,7 +101,11 @@ class Limits:
 
 
 class RateLimiter(Protocol):
-    """Counts requests against limits. Give the engine one of your own to count elsewhere."""
+    """Counts requests against limits. Give the engine one of your own to count elsewhere.
+
+    One that never waits for a network says so with an attribute `immediate = True`, and is then
+    asked on the event loop of an `AsyncEngine`; any other, on a worker thread.
+    """
 
     def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
         """Counts a request of that cost, against every limit or against none.
@@ -104,6 +118,8 @@ class RateLimiter(Protocol):
 class CountingRateLimiter:
     """The default `RateLimiter`: counts in the store, together with all who use it."""
 
+    immediate: ClassVar[bool] = True
+
     def __init__(self, counters: Counters, clock: Clock) -> None:
         self._counters = counters
         self._clock = clock
@@ -111,12 +127,15 @@ class CountingRateLimiter:
     def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
         """See `RateLimiter.take`."""
 
-        def change(cells: array[int]) -> RateLimitStatus | None:
+        def change(cells: array[int]) -> Outcome:
             # The time is read where nobody else counts, so that it does not step back between
             # those who count one after another.
             return _take(cells, limits, cost, self._clock())
 
-        return self._counters.update(key_id, change)
+        outcome = self._counters.update(key_id, change)
+        if isinstance(outcome, KeysmithError):
+            raise outcome
+        return outcome
 
 
 def quota_resets(period: Period, now: datetime) -> datetime:
@@ -128,22 +147,25 @@ def quota_resets(period: Period, now: datetime) -> datetime:
         return datetime.max.replace(tzinfo=UTC)
 
 
-def _take(cells: array[int], limits: Limits, cost: int, now: datetime) -> RateLimitStatus | None:
+def rate_limited(cost: int, limit: int, retry_after: float) -> RateLimitedError:
+    """The refusal of a request, which says so where waiting does not help."""
+    message = f"A request of cost {cost} never succeeds: the limit is {limit}."
+    return RateLimitedError(message if cost > limit else None, retry_after=retry_after)
+
+
+def _take(cells: array[int], limits: Limits, cost: int, now: datetime) -> Outcome:
+    """Counts the request, or gives the refusal; what time has done to the cells stays anyway."""
     moment = (now - _EPOCH) // _MICROSECOND
     rate, burst = limits.rate_limit, limits.burst_limit
     used = _slide(cells, _RATE, limits.slice_width, moment) if rate else 0
     used_in_second = _slide(cells, _BURST, _BURST_SLICE, moment) if burst else 0
     if cost:
-        excess = used + cost - rate if rate else 0
-        excess_in_second = used_in_second + cost - burst if burst else 0
-        if excess > 0 or excess_in_second > 0:
-            waits = (
-                _wait(cells, _RATE, excess, moment),
-                _wait(cells, _BURST, excess_in_second, moment),
-            )
-            raise RateLimitedError(retry_after=max(waits))
+        if (rate and used + cost > rate) or (burst and used_in_second + cost > burst):
+            return _rate_limited(cells, limits, cost, moment)
         if limits.daily_quota or limits.monthly_quota:
-            _count_in_quotas(cells, limits, cost, now)
+            exceeded = _count_in_quotas(cells, limits, cost, now)
+            if exceeded is not None:
+                return exceeded
         if rate:
             _count(cells, _RATE, cost)
         if burst:
@@ -155,33 +177,50 @@ def _take(cells: array[int], limits: Limits, cost: int, now: datetime) -> RateLi
 
 def _slide(cells: array[int], at: int, width: int, moment: int) -> int:
     """Brings a window up to the moment, and tells how many requests still count in it."""
-    slice_, newest = moment // width, cells[at + _NEWEST]
-    if cells[at + _WIDTH] != width or slice_ < newest - SLICES:
-        _begin_anew(cells, at, width, moment)
-    elif slice_ > newest:
-        first = at + _FIRST
-        for passed in range(newest + 1, min(slice_, newest + _RING) + 1):
-            cells[at + _TOTAL] -= cells[first + passed % _RING]
-            cells[first + passed % _RING] = 0
-        cells[at + _NEWEST] = slice_
+    slice_, newest, known = moment // width, cells[at + _NEWEST], cells[at + _WIDTH]
+    if known == width and slice_ >= newest - SLICES:
+        if slice_ > newest:
+            _move_on(cells, at, slice_)
+    else:
+        if known and moment // known > newest:
+            _move_on(cells, at, moment // known)
+        _begin_anew(cells, at, width, slice_)
     return cells[at + _TOTAL]
 
 
-def _begin_anew(cells: array[int], at: int, width: int, moment: int) -> None:
-    """For another window than before, or a clock that was put back.
+def _move_on(cells: array[int], at: int, slice_: int) -> None:
+    """Forgets what has left the window.
 
-    What still counts counts from now on, so that neither lets more through.
+    What is left is added up, so that a record which a loss of power has torn mends by itself.
     """
-    passed = cells[at + _WIDTH] * (cells[at + _NEWEST] + _RING) <= moment
-    total, first, slice_ = 0 if passed else cells[at + _TOTAL], at + _FIRST, moment // width
+    first, newest = at + _FIRST, cells[at + _NEWEST]
+    for passed in range(newest + 1, min(slice_, newest + _RING) + 1):
+        cells[first + passed % _RING] = 0
+    cells[at + _NEWEST] = slice_
+    cells[at + _TOTAL] = min(max(0, sum(cells[first : first + _RING])), _MOST)
+
+
+def _begin_anew(cells: array[int], at: int, width: int, slice_: int) -> None:
+    """For another window than before, or a clock that was put back: what counts, counts now."""
+    first, total = at + _FIRST, cells[at + _TOTAL]
     cells[first : first + _RING] = array("q", bytes(8 * _RING))
-    cells[at + _WIDTH], cells[at + _NEWEST], cells[at + _TOTAL] = width, slice_, total
     cells[first + slice_ % _RING] = total
+    cells[at + _WIDTH], cells[at + _NEWEST] = width, slice_
 
 
 def _count(cells: array[int], at: int, cost: int) -> None:
     cells[at + _TOTAL] += cost
     cells[at + _FIRST + cells[at + _NEWEST] % _RING] += cost
+
+
+def _rate_limited(cells: array[int], limits: Limits, cost: int, moment: int) -> RateLimitedError:
+    waits = [
+        _wait(cells, at, cells[at + _TOTAL] + cost - limit, moment)
+        for at, limit in ((_RATE, limits.rate_limit), (_BURST, limits.burst_limit))
+        if limit
+    ]
+    least = min(filter(None, (limits.rate_limit, limits.burst_limit)))
+    return rate_limited(cost, least, max(waits))
 
 
 def _wait(cells: array[int], at: int, excess: int, moment: int) -> float:
@@ -192,8 +231,8 @@ def _wait(cells: array[int], at: int, excess: int, moment: int) -> float:
     for slice_ in range(newest - SLICES, newest + 1):
         excess -= cells[first + slice_ % _RING]
         if excess <= 0:
-            return max((slice_ + _RING) * width - moment, 1) / _SECOND
-    return width * _RING / _SECOND  # it costs more than the limit is: never
+            return ((slice_ + _RING) * width - moment) / _SECOND
+    return width * _RING / _SECOND  # it costs more than the limit is
 
 
 def _emptied(cells: array[int], moment: int) -> int:
@@ -205,7 +244,10 @@ def _emptied(cells: array[int], moment: int) -> int:
     return moment
 
 
-def _count_in_quotas(cells: array[int], limits: Limits, cost: int, now: datetime) -> None:
+def _count_in_quotas(
+    cells: array[int], limits: Limits, cost: int, now: datetime
+) -> QuotaExceededError | None:
+    """Counts the request in the day and the month, or in neither where one is used up."""
     quotas = [
         (at, period, quota)
         for at, period, quota in (
@@ -216,15 +258,17 @@ def _count_in_quotas(cells: array[int], limits: Limits, cost: int, now: datetime
     ]
     for at, period, quota in quotas:
         current = now.year * 12 + now.month if period is Period.MONTHLY else now.toordinal()
-        counted_for = cells[at + _PERIOD]
-        if counted_for < current:
+        if cells[at + _PERIOD] < current:
             cells[at + _PERIOD], cells[at + _COUNT] = current, 0
-        elif counted_for > current + 1:
+        elif cells[at + _PERIOD] > current + 1:
             cells[at + _PERIOD] = current  # the clock was far ahead; what it counted counts now
         if cells[at + _COUNT] + cost > quota:
-            raise QuotaExceededError(period=period.value, resets_at=quota_resets(period, now))
+            # It goes on with the next one, where that has begun and the clock stepped back.
+            begun = now if cells[at + _PERIOD] == current else quota_resets(period, now)
+            return QuotaExceededError(period=period.value, resets_at=quota_resets(period, begun))
     for at, _, _ in quotas:
         cells[at + _COUNT] += cost
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from keysmith.engine.context import Context
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import refuse_final, state_at
+from keysmith.engine.lifecycle import AT_ONCE, refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Rotation, RotationReason
@@ -83,23 +83,27 @@ class Rotations:
 
     def due(self) -> Sequence[Key]:
         now = self._context.now()
-        due = self._context.store.keys.list_due_for_rotation(now)
-        return [
-            key for key in due if self._context.tenancy.owns(key) and not state_at(key, now).final
-        ]
+        whose = self._context.tenancy.filters()
+        due = self._context.store.keys.list_due_for_rotation(now, **whose)
+        return [key for key in due if not state_at(key, now).final]
 
     def close_ended(self) -> int:
         """Notes every grace period that has ended, and tells how many there were."""
-        store = self._context.store
-        ended: list[tuple[Key, Rotation]] = []
+        closed = 0
+        while some := self._close_some():
+            closed += some
+        return closed
+
+    def _close_some(self) -> int:
+        store, whose = self._context.store, self._context.tenancy.filters()
         with store.transaction():
-            for rotation in store.rotations.list_ended_grace(self._context.now()):
-                key = store.keys.get(rotation.key_id)
-                if self._context.tenancy.owns(key):
-                    rotation.grace_closed = True
-                    store.rotations.update(rotation)
-                    ended.append((key, rotation))
-        for key, rotation in ended:
+            now = self._context.now()
+            ended = store.rotations.list_ended_grace(now, limit=AT_ONCE, **whose)
+            keys = [store.keys.get(rotation.key_id) for rotation in ended]
+            for rotation in ended:
+                rotation.grace_closed = True
+                store.rotations.update(rotation)
+        for key, rotation in zip(keys, ended, strict=True):
             self._context.announce("on_grace_ended", key, rotation)
         return len(ended)
 

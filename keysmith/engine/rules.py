@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Self
+from urllib.parse import unquote
 
 from keysmith.errors import (
     IPNotAllowedError,
@@ -18,17 +20,21 @@ from keysmith.models.policies import PolicyFields, normal_origin
 MAX_ADDRESS_LENGTH = 64
 MAX_ORIGIN_LENGTH = 512
 MAX_PATH_LENGTH = 8192
+MAX_PATH_SEGMENTS = 256
 MAX_REMEMBERED = 4096
 """Addresses that are remembered with what the networks of a policy say of them."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_SEPARATORS = re.compile(r"[/\\]")
+
 
 class Rules:
     """A policy's rules on requests, made ready for judging many.
 
-    An empty list allows all. With a list, a request that does not say is refused.
+    An empty list allows all. With a list, a request that does not say is refused, and so is one
+    that says something that two programs might read differently.
     """
 
     __slots__ = ("_ips", "_methods", "_origins", "_paths")
@@ -71,13 +77,13 @@ class Networks:
         self._seen: dict[str, bool] = {}
 
     def __contains__(self, ip: object) -> bool:
-        if not isinstance(ip, str):
+        if not isinstance(ip, str) or len(ip) > MAX_ADDRESS_LENGTH:
             return False
         known = self._seen.get(ip)
         if known is None:
             address = parse_address(ip)
             known = address is not None and any(address in each for each in self._networks)
-            if len(ip) <= MAX_ADDRESS_LENGTH and len(self._seen) < MAX_REMEMBERED:
+            if len(self._seen) < MAX_REMEMBERED:
                 self._seen[ip] = known
         return known
 
@@ -105,6 +111,7 @@ def parse_address(ip: str | None) -> Address | None:
 
 
 def _network(text: str) -> Network:
+    """The network; one of mapped IPv4 addresses as that of the addresses themselves."""
     network = ipaddress.ip_network(text)
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
@@ -130,28 +137,47 @@ def _path_allowed(path: str | None, globs: Iterable[Sequence[str]]) -> bool:
     if not isinstance(path, str) or not path.startswith("/") or len(path) > MAX_PATH_LENGTH:
         return False
     segments = path.split("/")
-    if "." in segments or ".." in segments:
-        return False  # what a server behind us makes of these is not for us to guess
-    return any(_matches(segments, glob) for glob in globs)
+    if len(segments) > MAX_PATH_SEGMENTS or _climbs(path, segments):
+        return False
+    places: dict[str, int] = {}
+    for place, segment in enumerate(segments):
+        places[segment] = places.get(segment, 0) | 1 << place
+    return any(_matches(places, len(segments), glob) for glob in globs)
 
 
-def _matches(path: Sequence[str], glob: Sequence[str]) -> bool:
-    """Whether the path's segments match the glob's, in time proportional to their product.
+def _climbs(path: str, segments: Collection[str]) -> bool:
+    """Whether a segment is `.` or `..`, or may be taken for one by a server behind us."""
+    if "%" in path or "\\" in path:
+        segments = _SEPARATORS.split(unquote(path))
+    return "." in segments or ".." in segments
 
-    `reach` holds the lengths of the path's beginnings that the glob so far can match, so nothing
-    is ever tried twice: there is no backtracking to exploit.
+
+def _matches(places: Mapping[str, int], length: int, glob: Sequence[str]) -> bool:
+    """Whether the glob matches a path of so many segments, given where each of them stands.
+
+    `reach` has a bit set for each number of segments, from the beginning, that the glob so far can
+    match. So nothing is ever tried twice: there is no backtracking to exploit.
     """
-    reach = {0}
+    reach = 1
     for part in glob:
         if part == "**":
-            reach = set(range(min(reach), len(path) + 1))
+            reach = (2 << length) - (reach & -reach)
         else:
-            reach = {
-                length + 1 for length in reach if length < len(path) and _fits(path[length], part)
-            }
+            reach = (reach & _standing(part, places)) << 1
         if not reach:
             return False
-    return len(path) in reach
+    return bool(reach >> length)
+
+
+def _standing(part: str, places: Mapping[str, int]) -> int:
+    """Where segments stand that the part fits."""
+    if "*" not in part:
+        return places.get(part, 0)
+    found = 0
+    for segment, standing in places.items():
+        if _fits(segment, part):
+            found |= standing
+    return found
 
 
 def _fits(segment: str, part: str) -> bool:
@@ -161,8 +187,6 @@ def _fits(segment: str, part: str) -> bool:
     """
     if part == "*":
         return segment != ""
-    if "*" not in part:
-        return segment == part
     first, *middle, last = part.split("*")
     if len(segment) < len(first) + len(last):
         return False

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle
-from keysmith.engine.limits import CountingRateLimiter, Limits
+from keysmith.engine.limits import Limits
 from keysmith.engine.results import RateLimitStatus, ValidationResult
 from keysmith.errors import (
     InvalidKeyError,
@@ -39,7 +39,7 @@ _INACTIVE: dict[KeyState, type[KeyInactiveError]] = {
     KeyState.EXPIRED: KeyExpiredError,
 }
 
-_cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=MAX_COUNT)])
+_cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)])
 
 
 class Validation:
@@ -53,7 +53,7 @@ class Validation:
         self._hooks = context.hooks
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
-        self._counts_elsewhere = not isinstance(context.limiter, CountingRateLimiter)
+        self._counts_at_once = getattr(context.limiter, "immediate", False)
 
     def validate(
         self,
@@ -121,7 +121,7 @@ class Validation:
             candidate.rules.check(ip, origin, method, path)
         if scopes:
             candidate.require(scopes)
-        if cost != 1:
+        if type(cost) is not int or cost != 1:
             cost = _cost.validate_python(cost)
         result = candidate.result
         if candidate.limits is not None:
@@ -150,7 +150,7 @@ class Validation:
 
     def _waits(self, candidate: Candidate, now: datetime) -> bool:
         """Whether judging it may take its time: an expiry to write down, or counting elsewhere."""
-        if candidate.limits is not None and self._counts_elsewhere:
+        if candidate.limits is not None and not self._counts_at_once:
             return True
         expires_at = candidate.expires_at
         return expires_at is not None and expires_at <= now and not candidate.key.state.final

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from keysmith.engine import AsyncEngine, Engine, ValidationResult
 from keysmith.errors import KeysmithError
 from keysmith.fastapi.clients import ClientAddress
-from keysmith.fastapi.credentials import HOW_TO_SEND, read_credential
+from keysmith.fastapi.credentials import HOW_TO_SEND, header_values, read_credential
 from keysmith.fastapi.problems import HTTPProblem, as_problem
 from keysmith.fastapi.seen import Seen
 
@@ -73,7 +73,7 @@ class APIKeyAuth(SecurityBase):
         Raises `HTTPProblem`, which is an `HTTPException` of Starlette's, with the engine's error
         for its cause. `None` only where a key is `optional` and there is none.
         """
-        raw_key = read_credential(connection)
+        raw_key = read_credential(connection.scope)
         if raw_key is not None:
             return await self._validate(connection, raw_key, scopes)
         if self._optional:
@@ -90,8 +90,8 @@ class APIKeyAuth(SecurityBase):
     ) -> ValidationResult:
         scope, engine = connection.scope, self._engine.engine
         seen = Seen.of(scope)
-        origins = connection.headers.getlist("Origin")
-        address = self._address(connection)
+        origins = header_values(scope, b"origin")
+        address = self._address(scope)
         try:
             result = await self._engine.validate_key(
                 raw_key,

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pydantic import TypeAdapter
-from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from keysmith.engine.rules import Networks, parse_address
 from keysmith.engine.scope_names import name_list
+from keysmith.fastapi.credentials import header_values
 from keysmith.models.policies import Network
 
 MAX_HEADER_LENGTH = 8192
@@ -41,17 +42,16 @@ class ClientAddress:
         networks = _networks.validate_python(name_list(trusted_proxies))
         self._trusted = Networks(networks) if networks else None
 
-    def __call__(self, connection: HTTPConnection) -> str | None:
-        """The address; `None` where there is none that can be trusted."""
-        client = connection.scope.get("client")
+    def __call__(self, scope: Scope) -> str | None:
+        """The address, by the ASGI scope; `None` where there is none that can be trusted."""
+        client = scope.get("client")
         peer: str | None = client[0] if client else None
         if self._trusted is None or peer not in self._trusted:
             return peer
-        headers = connection.headers
         found = {
             self._nearest(read(",".join(values)))
-            for name, read in (("Forwarded", _forwarded), ("X-Forwarded-For", _forwarded_for))
-            if (values := headers.getlist(name))
+            for name, read in ((b"forwarded", _forwarded), (b"x-forwarded-for", _forwarded_for))
+            if (values := header_values(scope, name))
         }
         if not found:
             return peer

@@ -36,7 +36,10 @@ def _if_match(
     request: Request,
     if_match: Annotated[
         str | None,
-        Header(description="Only if this is still its version: an `ETag`, several, or `*`."),
+        Header(
+            alias="If-Match",
+            description="Only if this is still its version: an `ETag`, several, or `*`.",
+        ),
     ] = None,
 ) -> str | None:
     return None if if_match is None else ",".join(request.headers.getlist("If-Match"))
@@ -47,6 +50,7 @@ def _idempotency_key(
     idempotency_key: Annotated[
         str | None,
         Header(
+            alias="Idempotency-Key",
             min_length=1,
             max_length=255,
             description=(

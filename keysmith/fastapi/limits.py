@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 
-from keysmith.engine import ValidationResult
+from keysmith.engine import RateLimitStatus
+from keysmith.models import PolicyPublic
 
 _SECOND = timedelta(seconds=1)
 _NAME = '"default"'
 
 
-def rate_limit_headers(result: ValidationResult, now: datetime) -> dict[str, str]:
-    """The fields for a request that was let through; none without a rate limit."""
-    status, policy = result.rate_limit, result.policy
-    if status is None or policy is None:
-        return {}
+def rate_limit_headers(
+    status: RateLimitStatus, policy: PolicyPublic, now: datetime
+) -> dict[str, str]:
+    """The fields for a request that was let through."""
     window = whole_seconds(policy.rate_limit_window)
     resets = whole_seconds(status.resets_at - now)
     return {

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from anyio import CancelScope
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keysmith.engine import AsyncEngine, Engine
 from keysmith.errors import KeysmithError
+from keysmith.fastapi.credentials import header_values
 from keysmith.fastapi.seen import Seen
 from keysmith.models import UsageCreate
 from keysmith.models.usages import MAX_LATENCY_MS
@@ -108,7 +109,7 @@ class UsageMiddleware:
             method=_text(scope.get("method", "GET"), 32),
             status_code=status,
             ip_address=_text(seen.address or "", 64),
-            user_agent=_text(Headers(scope=scope).get("User-Agent", ""), 1024),
+            user_agent=_text(" ".join(header_values(scope, b"user-agent")), 1024),
             latency_ms=min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
         )
         try:
@@ -140,7 +141,7 @@ def route_template(scope: Scope) -> str:
 
 
 def _text(text: str, length: int) -> str:
-    return _CONTROL.sub("", text)[:length]
+    return (text if text.isprintable() else _CONTROL.sub("", text))[:length]
 
 
 def _add(message: Message, headers: dict[str, str]) -> None:

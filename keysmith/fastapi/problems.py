@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -11,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -34,6 +35,8 @@ from keysmith.errors import (
 )
 from keysmith.fastapi.limits import limited_headers, whole_seconds
 from keysmith.fastapi.seen import Seen
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -67,6 +70,8 @@ _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 class FieldProblem(BaseModel):
     """What is wrong with one field of a request."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     location: str = Field(examples=["body"])
     """`body`, `query`, `path`, `header` or `cookie`."""
     field: str = Field(examples=["scopes.0"])
@@ -76,6 +81,8 @@ class FieldProblem(BaseModel):
 
 class Problem(BaseModel):
     """An answer that tells what went wrong: RFC 9457 problem details."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str = Field(examples=["urn:problem-type:keysmith:key_revoked"])
     """An identifier of the kind of problem."""
@@ -108,6 +115,19 @@ class HTTPProblem(HTTPException):
         self.errors = list(errors)
 
 
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of answers with these statuses; for `responses` of a route."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}
+    return {
+        status: {
+            "model": Problem,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: schema},
+        }
+        for status in statuses
+    }
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Has the application answer with problem details (RFC 9457) where something goes wrong.
 
@@ -138,6 +158,8 @@ class ProblemRoute(APIRoute):
 def problem_response(error: Answered, connection: HTTPConnection) -> Response:
     """The answer to an error in that request."""
     refusal = as_problem(error)
+    if refusal.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s: %s", refusal.code, refusal.detail)
     headers = {**Seen.of(connection.scope).headers, **(refusal.headers or {})}
     problem = Problem(
         type=f"urn:problem-type:keysmith:{refusal.code}",

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from keysmith.engine import AsyncEngine, Engine
 from keysmith.fastapi import keys, policies, scopes, usage
 from keysmith.fastapi.authority import Authorize, ManagementAuth, remember
-from keysmith.fastapi.problems import MEDIA_TYPE, Problem
+from keysmith.fastapi.problems import documented
 
 MAX_BODY_SIZE = 1_048_576
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "What went wrong (RFC 9457).",
-        "model": Problem,
-        "content": {MEDIA_TYPE: {}},
-    }
-}
+STATUSES = (400, 401, 403, 404, 409, 412, 422, 429, 503)
 
 
 def management_router(
@@ -37,7 +29,7 @@ def management_router(
         dependencies=[remember(authorize or ManagementAuth(engine))],
         generate_unique_id_function=lambda route: route.name,
         max_body_size=MAX_BODY_SIZE,
-        responses=PROBLEMS,
+        responses=documented(*STATUSES),
     )
     for part in (keys.router, policies.router, scopes.router, usage.router):
         router.include_router(part)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from keysmith.ids import IdPrefix, is_id
 from keysmith.models import (
@@ -58,7 +58,9 @@ AggregateCursor = Annotated[str, Field(max_length=64), AfterValidator(_aggregate
 class Body(BaseModel):
     """What a client sends. Unknown fields are refused, and values never repeated."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
 
 class RotateRequest(Body):
@@ -90,11 +92,13 @@ class ValidateRequest(Body):
     method: Annotated[str, Field(max_length=32)] | None = None
     path: Annotated[str, Field(max_length=8192)] | None = None
     scopes: Annotated[list[Label], Field(max_length=MAX_SCOPES)] = []
-    cost: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    cost: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 1
 
 
 class IssuedKey(BaseModel):
     """A key and its raw key, which is told once."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     key: KeyPublic
     raw_key: str | None = Field(repr=False)
@@ -104,7 +108,7 @@ class IssuedKey(BaseModel):
 class RateLimit(BaseModel):
     """How much of a rate limit is left."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
     limit: int
     remaining: int
@@ -114,7 +118,7 @@ class RateLimit(BaseModel):
 class ValidKey(BaseModel):
     """A key that was found valid."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
     key: KeyPublic
     scopes: list[str]
@@ -129,6 +133,8 @@ class ValidKey(BaseModel):
 
 class Page(BaseModel, Generic[PublicT]):
     """A part of a list."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     items: list[PublicT]
     next: str | None
@@ -179,7 +185,9 @@ class AggregatePage(Page[UsageAggregatePublic]):
 class Query(BaseModel):
     """Which part of a list. Unknown parameters are refused."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     limit: Limit = DEFAULT_LIMIT
 
@@ -229,11 +237,21 @@ class RotationQuery(Query):
     reason: RotationReason | None = None
 
 
+def _rfc_3339(text: object) -> object:
+    """Pydantic takes numbers for times, too, of which nobody can tell the unit."""
+    if isinstance(text, str) and "T" not in text.upper():
+        raise ValueError("must be a time with a time zone, such as 2026-03-01T12:00:00Z")
+    return text
+
+
+Moment = Annotated[UtcDatetime, BeforeValidator(_rfc_3339)]
+
+
 class TimeQuery(Query):
     """Of which time: from `since`, which belongs to it, to `until`, which does not."""
 
-    since: UtcDatetime | None = None
-    until: UtcDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class UsageQuery(TimeQuery):

@@ -41,5 +41,5 @@ class Seen:
     ) -> None:
         """Remembers whose key it was; should several engines be asked, what the last one said."""
         self._engine, self.result, self.address, self.scope = engine, result, address, scope
-        if result.rate_limit is not None:
-            self.headers = rate_limit_headers(result, engine.now())
+        if result.rate_limit is not None and result.policy is not None:
+            self.headers = rate_limit_headers(result.rate_limit, result.policy, engine.now())

@@ -34,7 +34,11 @@ ERROR_STATUS = 400
 
 MAX_LATENCY_MS = 86_400_000.0
 
-LongLabel = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f]*$"
+
+LongLabel = Annotated[str, StringConstraints(max_length=1024, pattern=_NO_CONTROLS)]
+MethodLabel = Annotated[str, StringConstraints(max_length=32, pattern=_NO_CONTROLS)]
+AddressLabel = Annotated[str, StringConstraints(max_length=64, pattern=_NO_CONTROLS)]
 
 
 class Period(StrEnum):
@@ -65,9 +69,9 @@ class UsageFields(WithMeta):
 
     endpoint: LongLabel = Field(sa_type=sa.String(1024))
     """The route, preferably its template: `/users/{id}` adds up, `/users/17` does not."""
-    method: Label = Field(sa_type=sa.String(32), max_length=32)
+    method: MethodLabel = Field(sa_type=sa.String(32))
     status_code: int = Field(ge=100, le=599, sa_type=sa.SmallInteger)
-    ip_address: Label = Field(default="", max_length=64, sa_type=sa.String(64))
+    ip_address: AddressLabel = Field(default="", sa_type=sa.String(64))
     user_agent: LongLabel = Field(default="", sa_type=sa.String(1024))
     latency_ms: float = Field(default=0.0, ge=0, le=MAX_LATENCY_MS, sa_type=sa.Float)
     """How long the request took, in milliseconds."""
@@ -167,9 +171,10 @@ class AggregateFields(Base):
     """Responses with a status of 400 or more."""
     total_latency: float = Field(default=0.0, ge=0, sa_type=sa.Float)
     p50_latency: float = Field(default=0.0, ge=0, sa_type=sa.Float)
-    """The median latency, within 2 %."""
+    """The median latency, of two in the middle the lower, within 2 %."""
     p99_latency: float = Field(default=0.0, ge=0, sa_type=sa.Float)
-    """99 of 100 requests were at least this fast, within 2 %."""
+    """The latency of the request at `0.99 * (request_count - 1)`, rounded down, with the fastest
+    at 0: 99 of 100 were at least this fast. Within 2 %."""
 
 
 class UsageAggregate(AggregateFields, Table, table=True):

@@ -13,7 +13,6 @@ from keysmith.fastapi import (
     keysmith_lifespan,
     management_router,
 )
-from keysmith.fastapi.router import PROBLEMS
 from keysmith.plugins import Metrics
 from keysmith.server.operations import health_router, metrics_router
 from keysmith.server.settings import Settings
@@ -27,7 +26,6 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics | None = Non
         version=version("keysmith"),
         description="Issue, validate, rotate, revoke and limit API keys.",
         lifespan=keysmith_lifespan(engine),
-        responses=PROBLEMS,
     )
     install_problem_handlers(app)
     authorize = ManagementAuth(engine, trusted_proxies=settings.trusted_proxies)

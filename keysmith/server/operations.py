@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Depends, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from keysmith.engine import Engine
@@ -12,7 +13,7 @@ from keysmith.errors import InsufficientScopeError
 from keysmith.fastapi import Authority, ManagementAuth
 from keysmith.fastapi.authority import METRICS
 from keysmith.fastapi.lifespan import check_ready
-from keysmith.fastapi.problems import ProblemRoute
+from keysmith.fastapi.problems import ProblemRoute, documented
 from keysmith.plugins import Metrics
 
 
@@ -35,7 +36,7 @@ def health_router(engine: Engine) -> APIRouter:
         """Says that the process answers."""
         return Status()
 
-    @router.get("/readyz")
+    @router.get("/readyz", responses=documented(503))
     def readyz() -> Status:
         """Says that the store can be used, or answers with 503."""
         check_ready(engine)
@@ -62,9 +63,11 @@ def metrics_router(metrics: Metrics, authorize: ManagementAuth | None) -> APIRou
         generate_unique_id_function=lambda route: route.name,
     )
 
-    @router.get(
-        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
-    )
+    answers: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+    if authorize is not None:
+        answers.update(documented(400, 401, 403, 429, 503))
+
+    @router.get("/metrics", response_class=PlainTextResponse, responses=answers)
     def read_metrics() -> Response:
         """Tells Prometheus what has happened, and how long validations take."""
         text, content_type = metrics.exposition()

@@ -28,6 +28,8 @@ def run(settings: Settings) -> None:
             workers=settings.workers,
             log_config=log_config(settings),
             timeout_graceful_shutdown=settings.shutdown_timeout,
+            # A worker that is slow to start on a busy machine would be killed, again and again.
+            timeout_worker_healthcheck=60,
             # An address that a client made up would pass for its own: see `trusted_proxies`.
             proxy_headers=False,
             server_header=False,

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import sqlite
 
 from keysmith.errors import NotFoundError, StoreCorruptError
 from keysmith.models import Period, UsageAggregate, UsageSummary
+from keysmith.models.base import moment
 from keysmith.models.usages import ERROR_STATUS
 from keysmith.stores.base import UsageFilters
 from keysmith.stores.bulk import stored_moment, write_rows
@@ -104,8 +105,9 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
         start = _columns.period_start
         criteria = [_columns.period == period, *self._filtered(filters, time=start)]
         if after is not None:
+            last_start, last_key = moment(after[0]), after[1]
             criteria.append(
-                (start < after[0]) | ((start == after[0]) & (_columns.key_id > after[1]))
+                (start < last_start) | ((start == last_start) & (_columns.key_id > last_key))
             )
         return self._page(criteria, limit=limit, order_by=(start.desc(), _columns.key_id))
 

@@ -125,16 +125,20 @@ class KeyRepository(Protocol):
     def count(self, **filters: Unpack[KeyFilters]) -> int:
         """How many keys there are."""
 
-    def list_expired(self, before: datetime) -> Sequence[Key]:
-        """Keys not yet in a final state whose expiry lies at or before that moment."""
+    def list_expired(
+        self, before: datetime, *, limit: int | None = None, **filters: Unpack[TenantFilters]
+    ) -> Sequence[Key]:
+        """Keys not yet in a final state whose expiry lies at or before that moment, by expiry."""
 
-    def list_unused(self, since: datetime) -> Sequence[Key]:
+    def list_unused(self, since: datetime, **filters: Unpack[TenantFilters]) -> Sequence[Key]:
         """Keys not in a final state, created before that moment and not used since, oldest first.
 
         What is still in an engine's buffer of usage does not count yet.
         """
 
-    def list_due_for_rotation(self, now: datetime) -> Sequence[Key]:
+    def list_due_for_rotation(
+        self, now: datetime, **filters: Unpack[TenantFilters]
+    ) -> Sequence[Key]:
         """Keys not in a final state whose policy's `rotation_period` has passed, longest due first.
 
         It counts from the last rotation, or from the creation of a key that was never rotated.
@@ -321,7 +325,9 @@ class RotationRepository(Protocol):
     def end_grace(self, key_id: str, *, now: datetime) -> int:
         """Ends all grace that a key's old secrets still have, and tells of how many."""
 
-    def list_ended_grace(self, now: datetime) -> Sequence[Rotation]:
+    def list_ended_grace(
+        self, now: datetime, *, limit: int | None = None, **filters: Unpack[TenantFilters]
+    ) -> Sequence[Rotation]:
         """Rotations whose grace period has ended and is not `grace_closed` yet, by end."""
 
     def update(self, rotation: Rotation) -> Rotation:

@@ -16,8 +16,11 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from hashlib import blake2b
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TypeVar
 
 from keysmith.errors import (
@@ -32,13 +35,14 @@ from keysmith.forks import renew_after_fork
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
-    def _lock(file: int) -> None:
+    def _try_lock(file: int) -> None:
         os.lseek(file, 0, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_LOCK, 1)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
 
     def _unlock(file: int) -> None:
         os.lseek(file, 0, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+        with suppress(OSError):  # it was not locked
+            msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
 
     def _read(file: int, length: int, offset: int) -> bytes:
         os.lseek(file, offset, os.SEEK_SET)
@@ -48,15 +52,28 @@ if sys.platform == "win32":  # pragma: no cover
         os.lseek(file, offset, os.SEEK_SET)
         return os.write(file, data)
 
+    def _resemble(file: int, database: str) -> None:
+        """Files of one folder have the permissions of the folder."""
+
     _FLAGS = os.O_RDWR | os.O_CREAT | os.O_BINARY | os.O_NOINHERIT
 else:
-    import fcntl
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
-    def _lock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    _LOCK_AT_ONCE = LOCK_EX | LOCK_NB
+
+    def _try_lock(file: int) -> None:
+        flock(file, _LOCK_AT_ONCE)
 
     def _unlock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)
+        flock(file, LOCK_UN)
+
+    def _resemble(file: int, database: str) -> None:
+        """Lets all who may use the database count, also where root came first."""
+        with suppress(OSError):
+            like = os.stat(database)
+            os.fchmod(file, like.st_mode & 0o777)
+            if os.geteuid() == 0:
+                os.fchown(file, like.st_uid, like.st_gid)
 
     _read = os.pread
     _write = os.pwrite
@@ -67,6 +84,12 @@ T = TypeVar("T")
 CELLS = 80
 """Numbers in a record."""
 
+PATIENCE = timedelta(seconds=10)
+"""How long an update waits for others before it gives up."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds after which an update looks whether the file is still the one that others use."""
+
 _CELL_BYTES = 8 * CELLS
 _NAME_BYTES = 16
 _RECORD_BYTES = _NAME_BYTES + _CELL_BYTES
@@ -75,6 +98,7 @@ _FIRST_SEGMENT = 1024
 _RUN = 16
 _REMEMBERED = 100_000
 _FREE = bytes(_NAME_BYTES)
+_FIRST_PAUSE, _LONGEST_PAUSE = 20e-6, 2e-3
 
 
 class MemoryCounters:
@@ -106,13 +130,20 @@ class FileCounters:
 
     The file is a hash table that only grows: segments, each twice as long as the one before, in
     which a key's record lies within a short run that begins at its hash. What a machine that loses
-    power forgets is what its kernel had not written yet, a few seconds at most.
+    power forgets is what its kernel had not written yet: half a minute of counting, as a rule.
+
+    Whoever removes or replaces the file resets what was counted. Processes that had it open notice
+    within `LOOK_INTERVAL`, and go on in the file that is there now.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, database: Path, *, patience: timedelta = PATIENCE) -> None:
+        """Counts in `…-counters` beside the database file, whatever links lead to that."""
+        self._database = database
+        self._path = database
+        self._patience = patience.total_seconds()
         self._file = -1
-        self._offsets: OrderedDict[str, int] = OrderedDict()
+        self._look_due = 0.0
+        self._places: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._thread_lock = threading.Lock()
         renew_after_fork(self)
 
@@ -129,16 +160,22 @@ class FileCounters:
         """
         try:
             with self._thread_lock:
-                file = self._file if self._file >= 0 else self._open()
-                _lock(file)
+                if monotonic() >= self._look_due:
+                    self._look()
+                file = self._file
                 try:
-                    offset = self._offsets.get(key_id) or self._place(file, key_id)
-                    before = _read(file, _CELL_BYTES, offset)
+                    self._lock(file)
+                    offset, name = self._places.get(key_id) or self._place(file, key_id)
+                    record = _read(file, _RECORD_BYTES, offset)
+                    if not record.startswith(name):  # somebody has cut the file, or written to it
+                        offset, name = self._place(file, key_id)
+                        record = _read(file, _RECORD_BYTES, offset)
+                    before = record[_NAME_BYTES:].ljust(_CELL_BYTES, b"\0")
                     cells = array("q", before)
                     result = change(cells)
                     after = cells.tobytes()
-                    if after != before and _write(file, after, offset) != _CELL_BYTES:
-                        raise StoreFullError
+                    if after != before:
+                        _write_all(file, after, offset + _NAME_BYTES)
                     return result
                 finally:
                     _unlock(file)
@@ -148,38 +185,83 @@ class FileCounters:
     def close(self) -> None:
         """Lets go of the file. It may be used again, and is then opened anew."""
         with self._thread_lock:
-            if self._file >= 0:
-                os.close(self._file)
-            self._file = -1
-            self._offsets.clear()
+            self._let_go()
 
-    def _open(self) -> int:
+    def _let_go(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+        self._look_due = 0.0
+        self._places.clear()
+
+    # ------------------------------------------------------------------ the file
+
+    def _look(self) -> None:
+        """Opens the file, unless the one that is open is the one that others would open."""
+        if self._file >= 0 and not self._is_current():
+            self._let_go()
+        if self._file < 0:
+            self._open()
+        self._look_due = monotonic() + LOOK_INTERVAL
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def _open(self) -> None:
+        database = os.path.realpath(self._database)
+        self._path = Path(f"{database}-counters")
         file = os.open(self._path, _FLAGS, 0o666)
         try:
-            self._claim(file)
+            self._lock(file)
+            self._claim(file, database)
         except BaseException:
             os.close(file)
             raise
+        _unlock(file)
         self._file = file
-        return file
 
-    def _claim(self, file: int) -> None:
+    def _claim(self, file: int, database: str) -> None:
         """Makes a new file ours, and makes sure that an old one is."""
-        _lock(file)
-        try:
-            found = _read(file, len(_MAGIC), 0)
-            if not found:
-                _write(file, _MAGIC, 0)
-        finally:
-            _unlock(file)
-        if found not in (b"", _MAGIC):
+        found = _read(file, len(_MAGIC), 0)
+        if found == _MAGIC:
+            return
+        # It may have been begun by somebody who did not come far, or by a machine that lost power.
+        if found.strip(b"\0") and not _MAGIC.startswith(found):
             raise StoreCorruptError(
                 f"{self._path} is not a file of Keysmith's counters. Remove it; limits and quotas "
                 "then count from zero."
             )
+        _resemble(file, database)
+        _write_all(file, _MAGIC, 0)
 
-    def _place(self, file: int, key_id: str) -> int:
-        """Where the key's numbers lie, in a record that is claimed for it if it has none."""
+    def _lock(self, file: int) -> None:
+        try:
+            _try_lock(file)
+        except (BlockingIOError, PermissionError):
+            self._wait_for_lock(file)
+
+    def _wait_for_lock(self, file: int) -> None:
+        """Waits for all others, but not for ever: one of them may have been stopped."""
+        pause, deadline = _FIRST_PAUSE, monotonic() + self._patience
+        while True:
+            sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                return _try_lock(file)
+            except (BlockingIOError, PermissionError):
+                if monotonic() > deadline:
+                    raise StoreUnavailableError(
+                        f"{self._path} is locked: another process that counts in it does not go "
+                        "on. Find the one that is stopped."
+                    ) from None
+
+    # ------------------------------------------------------------------ records
+
+    def _place(self, file: int, key_id: str) -> tuple[int, bytes]:
+        """Where the key's record lies, and what it begins with; it is made if there is none."""
         name = blake2b(key_id.encode(), digest_size=_NAME_BYTES).digest()
         start, length = len(_MAGIC), _FIRST_SEGMENT
         while True:
@@ -190,26 +272,31 @@ class FileCounters:
             for position in range(0, size, _RECORD_BYTES):
                 found = run[position : position + _NAME_BYTES]
                 if found == _FREE:
-                    record = name + bytes(_CELL_BYTES)
-                    if _write(file, record, run_offset + position) != _RECORD_BYTES:
-                        raise StoreFullError
+                    _write_all(file, name + bytes(_CELL_BYTES), run_offset + position)
                 if found in (_FREE, name):
-                    return self._remember(key_id, run_offset + position + _NAME_BYTES)
+                    return self._remember(key_id, run_offset + position, name)
             start, length = start + length * _RECORD_BYTES, length * 2
 
-    def _remember(self, key_id: str, offset: int) -> int:
-        self._offsets[key_id] = offset
-        if len(self._offsets) > _REMEMBERED:
-            self._offsets.popitem(last=False)
-        return offset
+    def _remember(self, key_id: str, offset: int, name: bytes) -> tuple[int, bytes]:
+        self._places[key_id] = offset, name
+        if len(self._places) > _REMEMBERED:
+            self._places.popitem(last=False)
+        return offset, name
+
+
+def _write_all(file: int, data: bytes, offset: int) -> None:
+    if _write(file, data, offset) != len(data):
+        raise StoreFullError
 
 
 def _translate(error: OSError, path: Path) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreFullError()
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return StoreReadOnlyError(
             f"{path} cannot be written, and limits and quotas are counted there. "
             "Make it and its folder writable for this user."
         )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return StoreUnavailableError(f"The folder {path.parent} is gone.")
     return StoreUnavailableError(f"{path} cannot be used: {error.strerror}.")

@@ -175,10 +175,13 @@ class Database:
             current.connection = None
             if not committed:
                 current.callbacks.clear()
-            if current is self._current:
-                connection.close()  # which rolls back what was not committed
-            else:
+            if current is not self._current:
                 self._abandoned.append(connection)  # forked within: it is the parent's to end
+            else:
+                with suppress(sa.exc.SQLAlchemyError):
+                    if not committed:
+                        connection.rollback()
+                    connection.close()
 
     def _begin(self, engine: sa.Engine) -> sa.Connection:
         with self.errors():

@@ -13,7 +13,7 @@ from keysmith.errors import KeyNotFoundError
 from keysmith.ids import IdPrefix
 from keysmith.models import Key, KeyState, Policy
 from keysmith.models.base import Timestamp, moment
-from keysmith.stores.base import KeyFilters
+from keysmith.stores.base import KeyFilters, TenantFilters
 from keysmith.stores.repository import SqlRepository
 
 _table: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
@@ -77,15 +77,19 @@ class SqlKeyRepository(SqlRepository[Key]):
     def count(self, **filters: Unpack[KeyFilters]) -> int:
         return self._count(*self._filtered(filters))
 
-    def list_unused(self, since: datetime) -> Sequence[Key]:
+    def list_unused(self, since: datetime, **filters: Unpack[TenantFilters]) -> Sequence[Key]:
         since = moment(since)
         unused = _table.c.last_used_at.is_(None) | (_table.c.last_used_at < since)
         return self._page(
-            [_LIVING, _table.c.created_at < since, unused], limit=None, order_by=(_table.c.id,)
+            [_LIVING, _table.c.created_at < since, unused, *self._filtered(filters)],
+            limit=None,
+            order_by=(_table.c.id,),
         )
 
-    def list_due_for_rotation(self, now: datetime) -> Sequence[Key]:
-        now = moment(now)
+    def list_due_for_rotation(
+        self, now: datetime, **filters: Unpack[TenantFilters]
+    ) -> Sequence[Key]:
+        now, whose = moment(now), self._filtered(filters)
         due: list[tuple[datetime, Key]] = []
         with self._database.read() as connection:
             for policy_id, period in connection.execute(_ROTATING).all():
@@ -94,15 +98,18 @@ class SqlKeyRepository(SqlRepository[Key]):
                 except OverflowError:
                     continue  # longer than there has been time
                 keys = self._page(
-                    [_LIVING, _table.c.policy_id == policy_id, since >= _SECRET_SINCE], limit=None
+                    [_LIVING, _table.c.policy_id == policy_id, since >= _SECRET_SINCE, *whose],
+                    limit=None,
                 )
                 due += [((key.rotated_at or key.created_at) + period, key) for key in keys]
         return [key for _, key in sorted(due, key=lambda each: (each[0], each[1].id))]
 
-    def list_expired(self, before: datetime) -> Sequence[Key]:
+    def list_expired(
+        self, before: datetime, *, limit: int | None = None, **filters: Unpack[TenantFilters]
+    ) -> Sequence[Key]:
         return self._page(
-            [_LIVING, _table.c.expires_at <= moment(before)],
-            limit=None,
+            [_LIVING, _table.c.expires_at <= moment(before), *self._filtered(filters)],
+            limit=limit,
             order_by=(_table.c.expires_at, _table.c.id),
         )
 

@@ -11,12 +11,13 @@ from pydantic import TypeAdapter
 
 from keysmith.errors import RotationNotFoundError
 from keysmith.ids import IdPrefix
-from keysmith.models import Rotation
+from keysmith.models import Key, Rotation
 from keysmith.models.base import moment
-from keysmith.stores.base import RotationFilters
+from keysmith.stores.base import RotationFilters, TenantFilters
 from keysmith.stores.repository import SqlRepository
 
 _table: sa.Table = sa.inspect(Rotation).local_table  # type: ignore[assignment]
+_keys: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 
 
 class SqlRotationRepository(SqlRepository[Rotation]):
@@ -63,9 +64,15 @@ class SqlRotationRepository(SqlRepository[Rotation]):
             )
             return result.rowcount
 
-    def list_ended_grace(self, now: datetime) -> Sequence[Rotation]:
+    def list_ended_grace(
+        self, now: datetime, *, limit: int | None = None, **filters: Unpack[TenantFilters]
+    ) -> Sequence[Rotation]:
+        ended = [_table.c.grace_closed.is_(False), _table.c.grace_ends <= moment(now)]
+        whose = [_keys.c[name] == value for name, value in filters.items() if value is not None]
+        if whose:
+            ended.append(_table.c.key_id.in_(sa.select(_keys.c.id).where(*whose)))
         return self._page(
-            [_table.c.grace_closed.is_(False), _table.c.grace_ends <= moment(now)],
-            limit=None,
+            ended,
+            limit=limit,
             order_by=(_table.c.grace_ends, _table.c.id),
         )

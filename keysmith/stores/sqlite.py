@@ -92,9 +92,7 @@ class SqliteStore:
         self.rotations = SqlRotationRepository(self._database)
         self.credentials = SqliteCredentials(self._database, self._connect)
         self.counters: FileCounters | MemoryCounters = (
-            FileCounters(self._path.with_name(f"{self._path.name}-counters"))
-            if self._path
-            else MemoryCounters()
+            FileCounters(self._path, patience=busy_timeout) if self._path else MemoryCounters()
         )
 
     def __repr__(self) -> str:

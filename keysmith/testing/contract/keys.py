@@ -47,6 +47,13 @@ class TestKeys:
         assert store.keys.get(key.id).to_row() == key.to_row()
         assert store.keys.get_by_hash(key.key_hash) == store.keys.get(key.id, for_update=True)
 
+    def test_a_request_makes_one_key(self, store: Store) -> None:
+        marked, plain = a_key(store, request_token=a_hash()), a_key(store)
+        assert (plain.request_token, marked.request_token is None) == (None, False)
+        assert store.keys.get_by_request(str(marked.request_token)).id == marked.id
+        with pytest.raises(ConflictError):
+            a_key(store, request_token=marked.request_token)
+
     def test_what_is_missing_is_not_found(self, store: Store) -> None:
         missing = MISSING[IdPrefix.KEY]
         for call in (
@@ -55,6 +62,7 @@ class TestKeys:
             lambda: store.keys.get("\ud800\0'--"),
             lambda: store.keys.get_by_hash("00"),
             lambda: store.keys.get_by_prefix("sk", "zzzz"),
+            lambda: store.keys.get_by_request(a_hash()),
             lambda: store.keys.update(Key(id=missing, name="n", hint="", key_hash=a_hash())),
             lambda: store.keys.update_state(missing, KeyState.REVOKED, now=START),
             lambda: store.keys.update_last_used(missing, START),

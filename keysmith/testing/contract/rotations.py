@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from keysmith import ConflictError, NotFoundError, RotationNotFoundError, RotationReason, Store
-from keysmith.testing.contract.samples import START, a_key, a_rotation, ids
+from keysmith.testing.contract.samples import START, a_hash, a_key, a_rotation, ids
 
 
 class TestRotations:
@@ -33,6 +33,7 @@ class TestRotations:
         calls: tuple[Callable[[], object], ...] = (
             lambda: store.rotations.get(rotation.id),
             lambda: store.rotations.get_by_old_hash(rotation.old_key_hash),
+            lambda: store.rotations.get_by_request(a_hash()),
             lambda: store.rotations.latest_for_key(key.id),
             lambda: store.rotations.update(rotation),
         )
@@ -47,6 +48,12 @@ class TestRotations:
         rotation = a_rotation(store, key)
         with pytest.raises(ConflictError):
             a_rotation(store, key, old_key_hash=rotation.old_key_hash)
+
+    def test_a_request_rotates_once(self, store: Store) -> None:
+        rotation = a_rotation(store, a_key(store), request_token=a_hash())
+        assert store.rotations.get_by_request(str(rotation.request_token)).id == rotation.id
+        with pytest.raises(ConflictError):
+            a_rotation(store, a_key(store), request_token=rotation.request_token)
 
     def test_grace(self, store: Store) -> None:
         key, other = a_key(store), a_key(store)
