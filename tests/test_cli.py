@@ -164,6 +164,11 @@ CASES: dict[str, Any] = {
     "rotations list --tenant acme": [{"reason": "manual"}],
     "rotations list --reason scheduled": [{"rotated_by": "cron"}],
     "rotations list --limit 1": [{"reason": "manual"}],
+    "maintain --usage-retention 90d --unused-days 30": {
+        "expired": 0,
+        "due_for_rotation": [],
+        "unused": [],
+    },
     "usage --key {main} --period monthly": [],
     "usage --tenant acme --last 7d": [],
 }
@@ -204,6 +209,7 @@ TRIED_ELSEWHERE = {
         "--database-url",
     },
     "rotations list": {"--after"},
+    "maintain": {"--every"},
 }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.dialects import postgresql
 
 from keysmith import Scope, SqliteStore, Store
+from keysmith.stores import scopes
 from keysmith.testing.contract import *  # noqa: F403
 from keysmith.testing.contract.samples import START, a_key, usage
 
@@ -19,6 +21,12 @@ def test_sqlite_store_is_a_store(store: SqliteStore) -> None:
     contract.ping()
     contract.migrate()
     assert contract.keys.list() == []
+
+
+def test_scopes_below_others_are_found_in_postgresqls_words_too() -> None:
+    statement = str(scopes._BELOW.compile(dialect=postgresql.dialect()))
+    assert "json_array_elements_text(CAST(" in statement
+    assert "json_each" not in statement
 
 
 @given(

@@ -30,6 +30,7 @@ from keysmith.stores.keys import SqlKeyRepository
 from keysmith.stores.policies import SqlPolicyRepository
 from keysmith.stores.rotations import SqlRotationRepository
 from keysmith.stores.scopes import SqlScopeRepository
+from keysmith.stores.sqlite_connections import FileConnection, connect, let_go_of_broken
 from keysmith.stores.sqlite_errors import translate
 from keysmith.stores.usages import SqlUsageRepository
 
@@ -210,16 +211,12 @@ class SqliteStore:
         )
         logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(_without_rows)
         sa.event.listen(engine, "begin", _begin)
+        sa.event.listen(engine, "checkout", self._refuse_moved)
+        sa.event.listen(engine, "handle_error", let_go_of_broken)
         return engine
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._uri,
-            uri=True,
-            timeout=self._busy_timeout.total_seconds(),
-            isolation_level=None,  # transactions begin where _begin says, and nowhere else
-            check_same_thread=False,
-        )
+    def _connect(self) -> FileConnection:
+        connection = connect(self._uri, self._path, timeout=self._busy_timeout.total_seconds())
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
@@ -229,6 +226,12 @@ class SqliteStore:
             connection.close()
             raise
         return connection
+
+    def _refuse_moved(self, connection: FileConnection, _record: Any, _proxy: Any) -> None:
+        """Lets the pool open another connection in place of one to what is no longer there."""
+        if connection.moved:
+            self._database.schema_changed()
+            raise sa.exc.DisconnectionError
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         """Switches the file to WAL, once; what cannot be written to stays as it is."""
@@ -282,7 +285,10 @@ def _begin(connection: sa.Connection) -> None:
     if mode != "DEFERRED":
         synchronous = options.get("keysmith_synchronous", "FULL")
         driver: Any = connection.connection.driver_connection
-        driver.execute(f"PRAGMA synchronous = {synchronous}")
+        try:
+            driver.execute(f"PRAGMA synchronous = {synchronous}")
+        except sqlite3.Error as error:
+            raise sa.exc.DBAPIError(None, None, error) from None
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 

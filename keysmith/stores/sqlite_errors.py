@@ -81,7 +81,8 @@ def _cannot_open(path: Path | None) -> StoreError:
         return StoreUnavailableError(f"{path} is a folder. Name a file in it.")
     if not os.path.exists(path):
         return SchemaOutdatedError(
-            f"There is no database at {path} yet. Call store.migrate(), or run `keysmith migrate`."
+            f"There is no database at {path}. To create one, call store.migrate(), or run "
+            "`keysmith migrate`."
         )
     if not os.access(path, os.R_OK):
         return StoreUnavailableError(f"No permission to read {path}.")
