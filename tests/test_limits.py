@@ -18,8 +18,8 @@ from keysmith.engine.limits import CountingRateLimiter, quota_resets
 from keysmith.stores.counters import CELLS, MemoryCounters
 from tests.conftest import START, TurnableClock
 
-MICROBEGINNING = datetime.min.replace(tzinfo=UTC)
-SECOND = timedelta(microseconds=1)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 SECOND = timedelta(seconds=1)
 MONTH = timedelta(days=30)
 KEY = "akey_1"
