@@ -82,3 +82,5 @@ if __name__ == "__main__":
     with Engine(SqliteStore(sys.argv[1])) as engine:
         for line in sys.stdin:
             print(_do(engine, *line.split()) or "done", flush=True)
+        while _held:
+            _do(engine, "unlock")

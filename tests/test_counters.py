@@ -163,6 +163,16 @@ class TestDamage:
                     assert two.update(key, add) == counted + 2
                     assert FileCounters(database).update(key, read) == counted + 2
 
+    @pytest.mark.parametrize("left", [0, 1, 15, 16, 17, 100, 655])
+    def test_a_record_that_was_cut(self, database: Path, file: Path, left: int) -> None:
+        one, two = FileCounters(database), FileCounters(database)
+        one.update("a", add)
+        two.update("a", add)
+        os.truncate(file, one._places["a"][0] + left)
+        counted = one.update("a", add)
+        assert counted == (1 if left <= 16 else 3)
+        assert two.update("a", add) == counted + 1
+
     @pytest.mark.parametrize("content", [b"SQLite format 3\0" * 10, b"x", b"keysmith counters 2\n"])
     def test_a_file_of_somebody_else_s_is_left_alone(
         self, database: Path, file: Path, content: bytes
@@ -331,22 +341,23 @@ from keysmith.stores.counters import FileCounters
 def add(cells):
     cells[0] += 1
     return cells[0]
-counters, path = FileCounters(Path(sys.argv[1])), sys.argv[1] + "-counters"
-counters.update("a", add)
-for size in range(os.stat(path).st_size, os.stat(path).st_size + 300, 50):
+elsewhere, counters = FileCounters(Path(sys.argv[2])), FileCounters(Path(sys.argv[1]))
+for key in ("a", "b"):
+    elsewhere.update(key, add)
+old, new = sorted("ab", key=lambda key: elsewhere._places[key])
+counters.update(old, add)
+for written in (300, 8, 0):
+    size = elsewhere._places[new][0] + written
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-    refused = 0
-    for number in range(200):
-        try:
-            counters.update(str(number), add)
-        except StoreFullError:
-            refused += 1
-    counters.update("a", add)
-    print(refused > 0)
+    try:
+        counters.update(new, add)
+    except StoreFullError:
+        print("full", counters.update(old, add))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(counters.update("a", add), all(counters.update(str(n), add) for n in range(200)))
+print(counters.update(new, add), counters.update(old, add))
 """
-        assert run(filling, database) == "True\n" * 6 + "8 True\n"
+        said = run(filling, database, database.with_name("other.db")).splitlines()
+        assert said == ["full 2", "full 3", "full 4", "1 5"]
 
     @pytest.mark.skipif(not as_root, reason="takes root to become somebody else")
     def test_a_file_that_cannot_be_written(self) -> None:

@@ -133,7 +133,8 @@ def test_another_tenants_objects_are_not_there(
 
 
 def test_a_tenants_key_gets_only_what_is_its_tenants(engine: Engine, url: str) -> None:
-    objects(engine, "other")
+    for tenant in ("acme", "other"):
+        objects(engine, tenant)
     with client(url, issue(engine, "keysmith:tenant")) as admin:
         for what in ("keys", "policies", "scopes"):
             found = admin.get(f"/v1/{what}").json()["items"]

@@ -152,6 +152,17 @@ def limited(engine: Engine, name: str, **rules: Any) -> str:
     return engine.create_key(KeyCreate(name=name, policy_id=policy.id)).raw_key
 
 
+def asgi_scope(api: httpx.Client) -> dict[str, Any]:
+    """A request of this client, as a server hands it on."""
+    authorization = api.headers["Authorization"].encode()
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": "/path",
+        "headers": [(b"authorization", authorization)],
+    }
+
+
 class TestUsage:
     def test_a_request(self, caller: Caller) -> None:
         api, recorded = caller
@@ -241,6 +252,26 @@ class TestUsage:
         assert raw_key not in caplog.text
         kept.close()
 
+    def test_a_status_that_is_none_harms_nobody(
+        self, engine: Engine, caller: Caller, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        api, recorded = caller
+        auth = APIKeyAuth(engine)
+        sent: list[Any] = []
+
+        async def strange(scope: Any, receive: Any, send: Any) -> None:
+            await auth.authenticate(Request(scope))
+            await PlainTextResponse("strange", status_code=799)(scope, receive, send)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        middleware = UsageMiddleware(strange, engine)
+        asyncio.run(middleware(asgi_scope(api), None, send))  # type: ignore[arg-type]
+        assert [each.get("status", each.get("body")) for each in sent] == [799, b"strange"]
+        assert recorded() == []
+        assert "status_code" in caplog.text
+
     def test_starlette(self, engine: Engine, caller: Caller) -> None:
         auth = APIKeyAuth(engine)
 
@@ -274,21 +305,16 @@ class TestUsage:
             await asyncio.sleep(60)
 
         async def scenario() -> None:
-            scope = {
-                "type": "http",
-                "method": "GET",
-                "path": "/slow",
-                "headers": [(b"authorization", api.headers["Authorization"].encode())],
-            }
             middleware = UsageMiddleware(slow, engine)
-            task = asyncio.ensure_future(middleware(scope, None, None))  # type: ignore[arg-type]
+            calling = middleware(asgi_scope(api), None, None)  # type: ignore[arg-type]
+            task = asyncio.ensure_future(calling)
             await reached.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
 
         asyncio.run(scenario())
-        assert [(each.endpoint, each.status_code) for each in recorded()] == [("/slow", 499)]
+        assert [(each.endpoint, each.status_code) for each in recorded()] == [("/path", 499)]
 
 
 class TestLimits:

@@ -18,7 +18,8 @@ from keysmith.engine.limits import CountingRateLimiter, quota_resets
 from keysmith.stores.counters import CELLS, MemoryCounters
 from tests.conftest import START, TurnableClock
 
-MICROSECOND = timedelta(microseconds=1)
+MICROBEGINNING = datetime.min.replace(tzinfo=UTC)
+SECOND = timedelta(microseconds=1)
 SECOND = timedelta(seconds=1)
 MONTH = timedelta(days=30)
 KEY = "akey_1"
@@ -79,7 +80,7 @@ class Window:
 
     length: timedelta = SECOND
     counted: list[Counted] = field(default_factory=list)
-    mark: datetime = datetime.min.replace(tzinfo=UTC)
+    mark: datetime = BEGINNING
     """The latest time it has seen, but for times from which the clock was put far back."""
 
     @property
@@ -136,7 +137,7 @@ backward = st.one_of(
 
 
 def steps(times: st.SearchStrategy[int], shares: st.SearchStrategy[float]) -> st.SearchStrategy:
-    """Costs to take, times to let pass, in microseconds or in windows, and policies to change to."""
+    """Costs to take, times to let pass in microseconds or windows, and policies to change to."""
     passing = times.map(lambda us: us * MICROSECOND)
     return st.lists(st.one_of(costs, costs, passing, shares, policies), max_size=25)
 

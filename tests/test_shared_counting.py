@@ -79,7 +79,7 @@ class Hammer:
         """Of each grant: before it, when it counted, and after it, in microseconds."""
         if not self._log.exists():
             return []
-        complete = [line for line in self._log.read_text().splitlines(keepends=True)]
+        complete = self._log.read_text().splitlines(keepends=True)
         return [tuple(map(int, line.split())) for line in complete if line.endswith("\n")]
 
 

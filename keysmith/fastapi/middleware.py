@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from anyio import CancelScope
+from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -102,20 +103,21 @@ class UsageMiddleware:
     async def _record(self, seen: Seen, status: int, seconds: float) -> None:
         if seen.result is None:
             return
-        scope = seen.scope
-        usage = UsageCreate(
-            key_id=seen.result.key.id,
-            endpoint=_text(route_template(scope), 1024),
-            method=_text(scope.get("method", "GET"), 32),
-            status_code=status,
-            ip_address=_text(seen.address or "", 64),
-            user_agent=_text(" ".join(header_values(scope, b"user-agent")), 1024),
-            latency_ms=min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
-        )
+        scope, key_id = seen.scope, seen.result.key.id
         try:
-            await self._engine.record_usage(usage)
-        except KeysmithError as error:
-            logger.warning("A request of %s was not recorded: %s", usage.key_id, error)
+            await self._engine.record_usage(
+                UsageCreate(
+                    key_id=key_id,
+                    endpoint=_text(route_template(scope), 1024),
+                    method=_text(scope.get("method", "GET"), 32),
+                    status_code=status,
+                    ip_address=_text(seen.address or "", 64),
+                    user_agent=_text(" ".join(header_values(scope, b"user-agent")), 1024),
+                    latency_ms=min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
+                )
+            )
+        except (KeysmithError, ValidationError) as error:
+            logger.warning("A request of %s was not recorded: %s", key_id, error)
 
 
 def route_template(scope: Scope) -> str:
