@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from keysmith import Engine, Plugin, SqliteStore
 from keysmith.testing import TurnableClock
 
-pytest_plugins = ["keysmith.testing.plugin", "pytester", "tests.command_line"]
+pytest_plugins = ["keysmith.testing.plugin", "pytester", "tests.command_line", "tests.adversity"]
 
 settings.register_profile(
     "keysmith", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -210,6 +210,8 @@ TRIED_ELSEWHERE = {
     },
     "rotations list": {"--after"},
     "maintain": {"--every"},
+    "backup": {"--force"},
+    "restore": {"--yes"},
 }
 
 

@@ -276,6 +276,14 @@ def test_an_interrupt_while_working(folder: Path) -> None:
     assert (process.returncode, told) == (130, b"")
 
 
+def test_progress_is_shown_on_a_terminal(terminal: Any, folder: Path) -> None:
+    session = terminal("backup copy.db --json", piped=True)
+    code, piped = session.end()
+    assert code == 0
+    assert "Copying" in session.shown
+    assert json.loads(piped) == {"path": "copy.db", "bytes": (folder / "copy.db").stat().st_size}
+
+
 def test_colour_is_for_terminals(terminal: Any) -> None:
     session = terminal("keys create n", COLUMNS="30")
     assert session.end()[0] == 0

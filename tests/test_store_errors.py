@@ -6,9 +6,8 @@ import os
 import resource
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,8 +30,7 @@ from keysmith import (
 )
 from keysmith.stores import credentials
 from keysmith.stores.schema import VERSION_TABLE
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become somebody else")
+from tests.adversity import as_nobody, as_root, limited
 
 Call = Callable[[], object]
 
@@ -170,30 +168,6 @@ def test_it_is_noticed_within_a_second(
 # ---------------------------------------------------------------------------- permissions
 
 
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """This process without any privilege. What root opened before stays open."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setresgid(65534, 65534, 0)
-    os.setresuid(65534, 65534, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
-        os.setresgid(0, 0, 0)
-        os.setgroups(groups)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that others may enter, which those of pytest are not."""
-    folder = Path(tempfile.mkdtemp(prefix="keysmith-test-"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
-
-
 OK, READ_ONLY, UNAVAILABLE = None, StoreReadOnlyError, StoreUnavailableError
 
 
@@ -302,16 +276,6 @@ def test_an_empty_file_has_no_tables_yet(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------- limits
-
-
-@contextmanager
-def limited(limit: int, most: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(limit)
-    resource.setrlimit(limit, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(limit, (soft, hard))
 
 
 def test_a_disk_that_fails(service: Service) -> None:

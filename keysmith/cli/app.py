@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, lifecycle, maintain, policies, rotations, scopes
+from keysmith.cli import keys, lifecycle, maintain, operations, policies, rotations, scopes
 from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl, given
 from keysmith.cli.output import note, print_json, print_line
@@ -18,7 +18,6 @@ from keysmith.stores import DEFAULT_DATABASE_URL
 app = typer.Typer(
     cls=CommandLine,
     no_args_is_help=True,
-    add_completion=False,
     # What Typer would print of a bug shows source and values; a plain traceback shows no values.
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -28,8 +27,6 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
 app.add_typer(rotations.app, name="rotations")
-app.command()(usage)
-app.command()(maintain.maintain)
 
 
 def _print_version(wanted: bool) -> None:
@@ -126,3 +123,10 @@ def serve(
         print_line(f"Root key: {root_key}")
         note("Shown once; store it now. Send it as the header `Authorization: Bearer <root key>`.")
     run(settings)
+
+
+app.command()(usage)
+app.command()(maintain.maintain)
+app.command()(operations.doctor)
+app.command()(operations.backup)
+app.command()(operations.restore)

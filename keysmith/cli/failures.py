@@ -28,6 +28,7 @@ _PYDANTIC_PREFIX = "Value error, "
 _COMMAND_FOR = {
     "list_keys()": "`keysmith keys list`",
     "ensure_scopes()": "`keysmith scopes create`",
+    "have it overwritten": "give --force",
 }
 """What is a call to a program is a command to people."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -26,6 +24,7 @@ from keysmith.cli.options import (
     refuse_nothing,
 )
 from keysmith.cli.output import (
+    confirm,
     dump,
     note,
     print_deleted,
@@ -197,8 +196,7 @@ def delete(
 ) -> None:
     """Remove a key with its history and usage. To only stop it, revoke it."""
     if not yes:
-        with redirect_stdout(sys.stderr):  # what is asked is no part of the result
-            typer.confirm(f"Delete {key_id} for good?", abort=True)
+        confirm(f"Delete {key_id} for good?")
     with open_engine(database_url) as engine:
         engine.delete_key(key_id)
     print_deleted(key_id, as_json=as_json)

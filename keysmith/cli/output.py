@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from io import TextIOWrapper
 from typing import Any
 
@@ -54,6 +55,23 @@ def print_fields(fields: Mapping[str, Any], *, as_json: bool) -> None:
         # The further lines of a text must not pass for fields.
         text = _readable(value).replace("\n", "\n" + " " * width)
         print_line(Text.assemble((_heading(name).ljust(width), "bold"), text))
+
+
+def confirm(question: str) -> None:
+    """Asks, and ends the command unless the answer is yes."""
+    with redirect_stdout(sys.stderr):  # what is asked is no part of the result
+        typer.confirm(question, abort=True)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to call with what is done and what there is to do."""
+    from rich.progress import Progress  # noqa: PLC0415  no other command needs it
+
+    console = _console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def print_deleted(object_id: str, *, as_json: bool) -> None:

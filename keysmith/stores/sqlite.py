@@ -30,6 +30,7 @@ from keysmith.stores.keys import SqlKeyRepository
 from keysmith.stores.policies import SqlPolicyRepository
 from keysmith.stores.rotations import SqlRotationRepository
 from keysmith.stores.scopes import SqlScopeRepository
+from keysmith.stores.sqlite_backup import Progress, back_up, bring_back, sound_backup
 from keysmith.stores.sqlite_connections import FileConnection, connect, let_go_of_broken
 from keysmith.stores.sqlite_errors import translate
 from keysmith.stores.usages import SqlUsageRepository
@@ -104,6 +105,11 @@ class SqliteStore:
         return self._database.engine
 
     @property
+    def path(self) -> Path | None:
+        """The file; `None` for a database in memory."""
+        return self._path
+
+    @property
     def in_transaction(self) -> bool:
         """Whether this thread is inside `transaction()` or `snapshot()`."""
         return self._database.joined() is not None
@@ -163,6 +169,44 @@ class SqliteStore:
                 connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").all()
         except SchemaOutdatedError as error:
             raise StoreUnavailableError(str(error)) from None
+
+    def backup(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Writes a copy of this moment into the file `target`, while others read and write.
+
+        It takes its name when it is whole, checked and on the disk; nobody sees less. Counts of
+        limits lie beside the database, and are not in it. `progress` is called with the pages that
+        are copied and with their total. Raises `ConflictError` for a file that exists, unless
+        `overwrite` is set, and the `StoreError`s where one of the two files cannot be used.
+        """
+        with self._database.bare() as connection:
+            driver: Any = connection.connection.driver_connection
+            back_up(driver, self._path, _file(target), overwrite=overwrite, progress=progress)
+
+    def restore(self, backup: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+        """Puts the content of a backup in place of all that is in the database, and migrates it.
+
+        One transaction, also while others read and write: each sees the old or the new. What was
+        written since the backup is gone. Raises the `StoreError`s where one of the two files
+        cannot be used, or the backup is no database of Keysmith's; the database is then as it was.
+        """
+        self._database._refuse_closed()  # noqa: SLF001
+        with sound_backup(_file(backup)) as source:
+            self._create_file()
+            # A bare connection: our settings would have a schema read that may be damaged.
+            bring_back(
+                source,
+                lambda: connect(self._uri, self._path, timeout=0),
+                self._path,
+                patience=self._busy_timeout.total_seconds(),
+                progress=progress,
+            )
+        self.migrate()
 
     def before_close(self, finish: Callable[[], None]) -> None:
         """See `Store.before_close`."""
@@ -272,6 +316,13 @@ def _checked(path: str | os.PathLike[str]) -> Path | None:
             "open_store() takes a database URL."
         )
     return Path(text).absolute()
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    checked = _checked(path)
+    if checked is None:
+        raise StoreUnavailableError("A backup is a file: name one.")
+    return checked
 
 
 def _without_rows(record: logging.LogRecord) -> bool:
