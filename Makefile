@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format check wheel constraints clean
+.PHONY: help serve test lint types format contract check bench profile wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +31,21 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+contract: $(READY) build/contract/.ready ## Try the server with Schemathesis and a generated client
+	$(BIN)/python -m tests.contract build/contract
+
+build/contract/.ready:
+	$(PYTHON) -m venv build/contract
+	build/contract/bin/pip install --quiet schemathesis openapi-python-client
+	@touch $@
+
 check: lint types test ## All of the above, as CI does
+
+bench: $(READY) $(PEERS)/.ready ## Measure, beside bare SQLite and FastAPI and beside peers (ARGS="--quick --only NAME")
+	$(BIN)/python -m benchmarks $(ARGS)
+
+profile: $(READY) ## Show where the microseconds of a validation go
+	$(BIN)/python -m benchmarks.stages $(ARGS)
 
 wheel: $(READY) ## Build the wheel and the source distribution into dist/
 	$(BIN)/python -m build
@@ -49,3 +64,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# Other packages, for comparison only, in an environment of their own.
+$(PEERS)/.ready: benchmarks/peers-constraints.txt
+	rm -rf $(PEERS)
+	$(PYTHON) -m venv $(PEERS)
+	-$(PEERS)/bin/pip install --quiet --requirement $< && touch $@

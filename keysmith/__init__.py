@@ -42,6 +42,8 @@ from keysmith.errors import (
     PolicyViolationError,
     QuotaExceededError,
     RateLimitedError,
+    RequestMismatchError,
+    RequestRepeatedError,
     RotationNotFoundError,
     SchemaOutdatedError,
     ScopeLoopError,
@@ -79,6 +81,7 @@ from keysmith.models import (
     UsageCreate,
     UsagePublic,
     UsageRecord,
+    UsageSummary,
     metadata,
 )
 from keysmith.raw_keys import Hasher, HmacSha256Hasher, KeyGenerator
@@ -129,6 +132,8 @@ __all__ = [
     "RateLimitStatus",
     "RateLimitedError",
     "RateLimiter",
+    "RequestMismatchError",
+    "RequestRepeatedError",
     "Rotation",
     "RotationNotFoundError",
     "RotationPublic",
@@ -154,6 +159,7 @@ __all__ = [
     "UsageCreate",
     "UsagePublic",
     "UsageRecord",
+    "UsageSummary",
     "ValidationResult",
     "metadata",
     "open_store",

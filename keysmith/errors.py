@@ -209,6 +209,23 @@ class ConflictError(KeysmithError):
     code = "conflict"
 
 
+class RequestRepeatedError(ConflictError):
+    """The request was carried out before, and its raw key shown. Rotate the key for another."""
+
+    code = "request_repeated"
+
+    def __init__(self, message: str | None = None, *, key_id: str = "") -> None:
+        self.key_id = key_id
+        """The ID of the key that the request created or rotated."""
+        super().__init__(message)
+
+
+class RequestMismatchError(KeysmithError):
+    """Another request had this idempotency key. Give each request one of its own."""
+
+    code = "request_mismatch"
+
+
 class ScopeLoopError(ConflictError):
     """A scope cannot lie below itself. Choose a parent that is not one of its descendants."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from keysmith import Engine, Plugin, SqliteStore
+from keysmith.testing import TurnableClock
+
+pytest_plugins = ["keysmith.testing.plugin", "pytester", "tests.command_line", "tests.adversity"]
 
 settings.register_profile(
     "keysmith", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -17,20 +20,6 @@ settings.register_profile(
 settings.load_profile("keysmith")
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-
-
-class TurnableClock:
-    """A clock that moves only when told."""
-
-    def __init__(self, now: datetime = START) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def turn(self, **by: float) -> datetime:
-        self.now += timedelta(**by)
-        return self.now
 
 
 class Recorder(Plugin):
@@ -58,7 +47,7 @@ for _name in [name for name in vars(Plugin) if name.startswith("on_") and "timed
 
 @pytest.fixture
 def clock() -> TurnableClock:
-    return TurnableClock()
+    return TurnableClock(START)
 
 
 @pytest.fixture(params=["file", "memory"])

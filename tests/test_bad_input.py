@@ -156,7 +156,7 @@ def deep() -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_wrong_input_changes_nothing(case: str, tmp_path: Path) -> None:
     path = tmp_path / "keys.db"
-    clock = TurnableClock()
+    clock = TurnableClock(START)
     with SqliteStore(path) as store:
         store.migrate()
         engine = Engine(store, clock=clock)

@@ -1,13 +1,18 @@
 """`APIKeyAuth` and problem details, in an application of somebody's own, over real HTTP."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Security
+from fastapi import Depends, FastAPI, HTTPException, Security, WebSocket
 from pydantic import BaseModel
+from starlette.requests import HTTPConnection
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from keysmith import (
     Engine,
@@ -55,6 +60,9 @@ def application(engine: Engine) -> FastAPI:
     @app.post("/items")
     def items(item: Item, _: Annotated[ValidationResult, Depends(auth)]) -> int:
         return item.count
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket, number: int) -> None: ...
 
     @app.get("/fails/{how}")
     def fails(how: str) -> None:
@@ -244,6 +252,24 @@ def test_wrong_input_is_named_and_not_repeated(engine: Engine, url: str) -> None
         assert "secret" not in broken.text
 
 
+def test_a_websocket_that_is_asked_for_wrongly(url: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"{url.replace('http', 'ws')}/socket?number=sk_live_secret")
+    assert refused.value.response.status_code == 403
+
+
+def test_a_header_of_a_megabyte(engine: Engine, url: str) -> None:
+    is_problem(get(url, "/both", ("X-API-Key", "k" * 60_000)), 401, "invalid_key")
+    with suppress(httpx.TransportError):  # uvicorn reads no more than 64 KiB, and hangs up
+        assert get(url, "/both", ("X-API-Key", "k" * 1_000_000)).status_code == 400
+    assert get(url, "/both").status_code == 200
+    for name, code in ((b"x-api-key", "invalid_key"), (b"x-forwarded-for", "missing_key")):
+        scope = {"type": "http", "path": "/", "headers": [(name, b"k" * 1_000_000)]}
+        with pytest.raises(HTTPProblem) as refused:  # other servers read what they are sent
+            asyncio.run(APIKeyAuth(engine).authenticate(HTTPConnection(scope)))
+        assert (refused.value.status_code, refused.value.code) == (401, code)
+
+
 def test_without_the_handlers_it_is_refused_all_the_same(engine: Engine) -> None:
     with serving(application(engine)) as url:
         assert get(url, "/who").status_code == 401
@@ -253,7 +279,7 @@ def test_without_the_handlers_it_is_refused_all_the_same(engine: Engine) -> None
         assert get(url, "/async", ("X-API-Key", issue(engine))).status_code == 403
 
 
-def test_when_the_store_does_not_answer(tmp_path: Any) -> None:
+def test_when_the_store_does_not_answer(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine(SqliteStore(tmp_path / "missing" / "keys.db"))
     app = application(engine)
     install_problem_handlers(app)
@@ -261,3 +287,5 @@ def test_when_the_store_does_not_answer(tmp_path: Any) -> None:
         answer = get(url, "/who", ("X-API-Key", "k" * 40))
         is_problem(answer, 503, "store_unavailable")
         assert answer.headers["retry-after"] == "1"
+    assert "store_unavailable" in caplog.text
+    assert "kkkk" not in caplog.text

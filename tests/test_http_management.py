@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
 import httpx
 import pytest
 
-from keysmith import Engine, KeyCreate, SqliteStore
-from keysmith.server import create_app, prepare
+from keysmith import Engine, SqliteStore, UsageCreate
+from keysmith.server import Settings, create_app, prepare
 from tests.serving import client, is_problem, serving
 
 NO_KEY, NO_POLICY, NO_SCOPE = (f"{kind}_{'0' * 26}" for kind in ("akey", "kpol", "kscp"))
@@ -28,7 +28,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture(scope="module")
 def url(engine: Engine) -> Iterator[str]:
-    with serving(create_app(engine)) as address:
+    with serving(create_app(engine, Settings())) as address:
         yield address
 
 
@@ -148,6 +148,53 @@ def test_pages(api: httpx.Client, what: str) -> None:
     assert exact["next"] is None, "a full page that is the last"
 
 
+def test_usage(engine: Engine, api: httpx.Client) -> None:
+    keys = [created(api, "/keys", tenant_id=f"usage-{number}")["key"]["id"] for number in (1, 2)]
+    days = [datetime(2026, 1, day, 12, tzinfo=UTC) for day in (1, 2, 2, 31)]
+    for key_id in keys:
+        for number, moment in enumerate(days):
+            engine.record_usage(
+                UsageCreate(
+                    key_id=key_id,
+                    endpoint=f"/{number}",
+                    method="GET",
+                    status_code=200 + 200 * (number % 2),
+                    created_at=moment,
+                )
+            )
+    path = f"/keys/{keys[0]}/usage"
+
+    def listed(path: str, **query: Any) -> list[dict[str, Any]]:
+        items, cursor = [], None
+        while True:
+            given = query if cursor is None else {**query, "cursor": cursor}
+            page = api.get(path, params={"limit": 1, **given}).json()
+            assert len(page["items"]) <= 1
+            items += page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return items
+
+    assert [each["endpoint"] for each in listed(path)] == ["/3", "/2", "/1", "/0"]
+    since = {"since": "2026-01-02T12:00:00Z", "until": "2026-01-31T12:00:00Z"}
+    assert [each["endpoint"] for each in listed(path, **since)] == ["/2", "/1"]
+
+    by_day = listed(f"{path}/aggregate")
+    assert [(each["period_start"][:10], each["request_count"]) for each in by_day] == [
+        ("2026-01-31", 1),
+        ("2026-01-02", 2),
+        ("2026-01-01", 1),
+    ]
+    [month] = listed(f"{path}/aggregate", period="monthly")
+    assert (month["request_count"], month["error_count"]) == (4, 2)
+    assert "latency_sketch" not in month
+    of_all = listed("/usage", since="2026-01-01T00:00Z", until="2026-02-01T00:00Z")
+    assert len(of_all) == 6
+    assert {each["tenant_id"] for each in of_all} == {"usage-1", "usage-2"}
+    of_one = listed("/usage", tenant_id="usage-1", period="monthly")
+    assert [each["key_id"] for each in of_one] == [keys[0]]
+
+
 def test_filters(api: httpx.Client) -> None:
     for environment in ("live", "test"):
         created(api, "/keys", tenant_id="fil", environment=environment, created_by=environment)
@@ -188,6 +235,13 @@ def test_filters(api: httpx.Client) -> None:
         ("GET", "/keys", {"params": {"state": "asleep"}}, "state"),
         ("GET", "/keys", {"params": {"colour": "red"}}, "colour"),
         ("GET", f"/keys/{NO_KEY}/rotations", {"params": {"limit": "many"}}, "limit"),
+        ("GET", "/usage", {"params": {"since": "1767225600"}}, "since"),
+        ("GET", "/usage", {"params": {"until": "2026-01-01T00:00:00"}}, "until"),
+        ("GET", "/usage", {"params": {"cursor": f"yesterday.{NO_KEY}"}}, "cursor"),
+        ("GET", "/usage", {"params": {"cursor": "2026-01-01.kpol"}}, "cursor"),
+        ("GET", "/usage", {"params": {"period": "hourly"}}, "period"),
+        ("POST", "/policies", {"json": {"name": "n", "daily_quota": True}}, "daily_quota"),
+        ("POST", "/policies", {"json": {"name": "n", "grace_period": False}}, "grace_period"),
     ],
 )  # fmt: skip
 def test_wrong_input(
@@ -204,7 +258,8 @@ def test_wrong_input(
         *((m, f"/keys/{NO_KEY}{rest}", "key_not_found") for m, rest in [
             ("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate"), ("POST", "/revoke"),
             ("POST", "/suspend"), ("POST", "/reactivate"), ("GET", "/scopes"), ("POST", "/scopes"),
-            ("DELETE", "/scopes"), ("GET", "/rotations"),
+            ("DELETE", "/scopes"), ("GET", "/rotations"), ("GET", "/usage"),
+            ("GET", "/usage/aggregate"),
         ]),
         ("GET", "/keys/not-an-id", "key_not_found"),
         *((m, f"/policies/{NO_POLICY}", "policy_not_found") for m in READS_AND_WRITES),
@@ -225,21 +280,6 @@ def test_a_body_that_is_too_large(api: httpx.Client) -> None:
     in_pieces = (b'"' + b"x" * 100_000 + b'"' for _ in range(20))
     headers = {"Content-Type": "application/json"}
     is_problem(api.post("/keys", content=in_pieces, headers=headers), 413, "http_413")
-
-
-def test_only_a_root_key_is_let_in(engine: Engine, url: str) -> None:
-    engine.ensure_scopes(["keysmith"], tenant_id="acme")
-    pretender = engine.create_key(KeyCreate(name="p", tenant_id="acme", scopes=["keysmith"]))
-    ordinary = engine.create_key(KeyCreate(name="o", tenant_id="keysmith"))
-    for raw_key, status, code in (
-        (None, 401, "missing_key"),
-        ("nonsense", 401, "invalid_key"),
-        (ordinary.raw_key, 403, "insufficient_scope"),
-        (pretender.raw_key, 403, "insufficient_scope"),
-    ):  # fmt: skip
-        with client(f"{url}/v1", raw_key) as caller:
-            for answer in (caller.get("/keys"), caller.post("/policies", json={"name": "n"})):
-                is_problem(answer, status, code)
 
 
 def test_the_root_key_is_made_once(tmp_path: Any) -> None:

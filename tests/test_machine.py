@@ -65,7 +65,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = TurnableClock()
+        self.clock = TurnableClock(START)
         self.store = SqliteStore(":memory:")
         self.store.migrate()
         self.engine = Engine(self.store, clock=self.clock)
@@ -212,4 +212,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLife.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

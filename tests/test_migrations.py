@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from keysmith import (
@@ -23,7 +25,7 @@ from keysmith import (
 )
 from keysmith.stores import migrations
 from keysmith.stores.schema import VERSION_TABLE, revisions, scripts_folder
-from tests.test_stores import a_key, a_rotation, scopes, usage
+from keysmith.testing.contract.samples import a_key, a_rotation, scopes, usage
 
 ROOT = Path(__file__).parent.parent
 TABLES = {*metadata.tables, VERSION_TABLE}
@@ -115,6 +117,19 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "folder" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_revision_needs_nothing_of_ours() -> None:
+    """What a new revision would say: in SQLAlchemy's own types, so that it outlives ours."""
+    with SqliteStore(":memory:") as empty, empty.db.connect() as connection:
+        context = MigrationContext.configure(connection, opts=migrations.options())
+        made = produce_migrations(context, metadata)
+    code = render_python_code(made.upgrade_ops, render_item=migrations.options()["render_item"])
+    assert code.count("op.create_table") == len(metadata.tables)
+    assert 'sa.Column("rate_limit_window", sa.BigInteger()' in code.replace("'", '"')
+    assert 'sa.Column("expires_at", sa.DateTime(timezone=True)' in code.replace("'", '"')
+    assert "keysmith." not in code
+    assert "sqlmodel" not in code
 
 
 def test_file_names_are_in_the_order_of_the_revisions() -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sqlalchemy.orm.attributes import set_attribute
 from sqlmodel import Session, select
 
 import keysmith
@@ -141,6 +142,16 @@ def test_a_hosts_own_session_reads_and_writes_the_tables(memory: SqliteStore) ->
     assert memory.keys.get(key.id).name == "merged"
 
 
+def test_what_a_session_writes_is_brought_into_form(memory: SqliteStore) -> None:
+    policy = Policy(name="p")
+    with Session(memory.db) as session:
+        session.add(policy)
+        set_attribute(policy, "allowed_methods", ["get"])  # past our own __setattr__
+        session.commit()
+        assert policy.allowed_methods == ["GET"]
+    assert memory.policies.get_by_name("default", "p").allowed_methods == ["GET"]
+
+
 def test_model_validate_makes_a_table_model_as_well() -> None:
     key = Key.model_validate({"name": "n", "hint": "abcd", "key_hash": HASH, "metadata": {"a": 1}})
     assert key.meta == {"a": 1}
@@ -161,11 +172,12 @@ def public_models() -> list[type[Public]]:
 
 
 def test_nothing_public_carries_a_hash() -> None:
-    assert len(public_models()) == 6
+    assert len(public_models()) == 7
     for model in public_models():
         assert not [name for name in model.model_fields if "hash" in name or "sketch" in name]
     key = a_key()
     public = KeyPublic.model_validate(key)
+    assert KeyPublic.model_validate(public) == public
     for shown in (
         repr(key),
         str(key),

@@ -255,6 +255,8 @@ def test_methods_are_compared_without_case() -> None:
         ("/v1/**", "/v1/", True),
         ("/v1/**", "/v1/a/b/c", True),
         ("/v1/**", "/v10", False),
+        ("/a*b*c", "/a1b2c", True),
+        ("/a*b*c", "/a12c", False),
         ("/v1/**/notes", "/v1/notes", True),
         ("/v1/**/notes", "/v1/a/b/notes", True),
         ("/v1/**/notes", "/v1/a/b/note", False),

@@ -1,7 +1,9 @@
-"""`keysmith serve`: real processes, started and stopped as an operator would."""
+"""`keysmith serve`: real processes, started and stopped as an operator would; and its settings."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
 import signal
@@ -9,15 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from keysmith import Engine, SqliteStore
-from tests.serving import client
+from keysmith.cli import main
+from keysmith.fastapi.authority import SCOPES
+from keysmith.server import Settings, create_app, prepare
+from keysmith.server.app import from_environment
+from keysmith.server.logs import JsonFormatter, log_config, without_query
+from tests.serving import client, is_problem, serving
 
 ROOT_KEY = re.compile(r"sk_live_\w{49}")
+KEYSMITH = Path(sys.executable).parent / "keysmith"
 
 
 class Served:
@@ -25,29 +36,44 @@ class Served:
         self.process = process
         self.folder = folder
 
+    def shown(self) -> str:
+        """Standard output."""
+        return (self.folder / "out").read_text()
+
     def logged(self) -> str:
+        """Standard error."""
         return (self.folder / "log").read_text()
 
-    def url(self) -> str:
-        deadline = time.monotonic() + 30
+    def root_key(self) -> str:
+        [key] = ROOT_KEY.findall(self.shown())
+        return key
+
+    def url(self, workers: int = 1) -> str:
+        deadline = time.monotonic() + 60
         while True:
-            found = re.search(r"running on (http://127\.0\.0\.1:\d+)", self.logged())
-            if found and self.logged().count("Application startup complete") >= 1:
+            log = self.logged()
+            found = re.search(r"running on (http://127\.0\.0\.1:\d+)", log)
+            if found and log.count("Application startup complete") >= workers:
                 return found[1]
-            assert self.process.poll() is None, self.logged()
-            assert time.monotonic() < deadline, self.logged()
+            assert self.process.poll() is None, log
+            assert time.monotonic() < deadline, log
             time.sleep(0.02)
 
 
 @contextmanager
-def keysmith_serve(folder: Path, *options: str) -> Iterator[Served]:
-    with (folder / "log").open("w") as log:
+def keysmith_serve(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
+    with (folder / "log").open("w") as log, (folder / "out").open("w") as out:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "keysmith", "serve", "--port", "0", *options],
+            [KEYSMITH, "serve", *options],
             cwd=folder,
-            env={**os.environ, "KEYSMITH_DATABASE_URL": "sqlite:///served.db"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "KEYSMITH_DATABASE_URL": "sqlite:///served.db",
+                "KEYSMITH_PORT": "0",
+                **variables,
+            },
+            stdout=out,
+            stderr=log,
             text=True,
         )
     try:
@@ -57,34 +83,174 @@ def keysmith_serve(folder: Path, *options: str) -> Iterator[Served]:
         process.wait(30)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_serve(tmp_path: Path, workers: int) -> None:
-    with keysmith_serve(tmp_path, "--workers", str(workers)) as served:
-        url = served.url()
-        [root_key] = ROOT_KEY.findall(served.logged())
+def test_serve(tmp_path: Path) -> None:
+    foreign_key = "key-of-another-format-" + "x" * 40
+    with keysmith_serve(tmp_path) as served:
+        url, root_key = served.url(), served.root_key()
         with client(url, root_key) as api:
-            assert api.get("/healthz").status_code == 200
+            assert api.get("/healthz").json() == api.get("/readyz").json() == {"status": "ok"}
             made = api.post("/v1/keys", json={"name": "n"}).json()
-            for _ in range(4):
-                answer = api.post("/v1/keys/validate", json={"raw_key": made["raw_key"]})
-                assert answer.json()["key"] == made["key"]
+            raw_key = made["raw_key"]
+            answer = api.post("/v1/keys/validate", json={"raw_key": raw_key})
+            assert answer.json()["key"] == made["key"]
             api.get("/v1/keys", headers={"Authorization": "Bearer sk_test_wrong"})
+            for path in (f"/v1/keys/{raw_key}", f"/v1/keys?raw_key={raw_key}", f"/{foreign_key}"):
+                assert raw_key not in api.get(path).text
+            metrics = api.get("/metrics")
+            assert 'keysmith_events_total{event="key.created"} 1.0' in metrics.text
+            assert metrics.headers["content-type"].startswith("text/plain")
+        with client(url) as anyone:
+            is_problem(anyone.get("/metrics"), 401, "missing_key")
+            is_problem(anyone.get("/nowhere"), 404, "http_404")
     log = served.logged()
-    assert log.count(root_key) == 1
-    assert made["raw_key"] not in log
-    assert "sk_test_wrong" not in log
-    assert "GET /healthz" in log
-    assert "Finished server process" in log or "Application shutdown complete" in log
+    for secret in (root_key, raw_key, "sk_test_wrong", foreign_key):
+        assert secret not in log
+    assert served.shown() == f"Root key: {root_key}\n"
+    assert '"GET /v1/keys HTTP/1.1" 422' in log
+    assert "Application shutdown complete" in log
     assert "Traceback" not in log
     assert not (tmp_path / "served.db-wal").exists(), "closed, so the log is in the database"
     with Engine(SqliteStore(tmp_path / "served.db")) as engine:
         assert engine.validate_key(root_key, scopes=["keysmith"]).key.name == "root"
+        held = {scope.name for scope in engine.list_scopes(tenant_id="keysmith")}
+        assert held == set(SCOPES)
 
 
-def test_the_second_start_has_no_key_to_show(tmp_path: Path) -> None:
-    logs = []
-    for _ in range(2):
-        with keysmith_serve(tmp_path) as served:
-            served.url()
-        logs.append(served.logged())
-    assert [len(ROOT_KEY.findall(log)) for log in logs] == [1, 0]
+def test_several_processes(tmp_path: Path) -> None:
+    options = ("--workers", "2", "--log-format", "json", "--metrics", "open")
+    (tmp_path / "tmp").mkdir()
+    with keysmith_serve(tmp_path, *options, TMPDIR=str(tmp_path / "tmp")) as served:
+        url, root_key = served.url(workers=2), served.root_key()
+
+        def post(path: str, **sent: Any) -> Any:
+            with client(url, root_key) as api:  # a connection, and so perhaps a process, each
+                answer = api.post(path, **sent)
+                return answer.status_code, answer.json()
+
+        def create(_: int) -> Any:
+            return post("/v1/keys", json={"name": "n"}, headers={"Idempotency-Key": "once"})
+
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(create, range(12)))
+        assert sorted(status for status, _ in answers) == [200] * 11 + [201]
+        assert len({body["key"]["id"] for _, body in answers}) == 1
+        [raw_key] = {body["raw_key"] for _, body in answers} - {None}
+        for _ in range(8):
+            assert post("/v1/keys/validate", json={"raw_key": raw_key})[0] == 200
+        with client(url) as anyone:
+            text = anyone.get("/metrics").text
+        counted = re.search(r'validation_seconds_count{outcome="ok"} (\d+)', text)
+        assert counted is not None
+        assert int(counted[1]) == 12 + 2 * 8, "whichever process is asked, it is all of them"
+    lines = [json.loads(line) for line in served.logged().split("\n")[1:-1]]
+    requests = [line for line in lines if line["logger"] == "uvicorn.access"]
+    assert {(line["method"], line["path"]) for line in requests} == {
+        ("POST", "/v1/keys"),
+        ("POST", "/v1/keys/validate"),
+        ("GET", "/metrics"),
+    }
+    assert requests[0]["client"].startswith("127.0.0.1:")
+    assert {line["status"] for line in requests} == {200, 201}
+    assert raw_key not in served.logged()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "said"),
+    [
+        (["--metrics", "sometimes"], {}, "metrics"),
+        (["--trusted-proxy", "proxy.example"], {}, "trusted_proxies"),
+        ([], {"KEYSMITH_PORT": "http"}, "port"),
+        ([], {"KEYSMITH_DATABASE_URL": "sqlite://"}, "must name a file"),
+        ([], {"KEYSMITH_LOG_FORMAT": "xml"}, "log_format"),
+    ],
+)
+def test_wrong_settings(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    variables: dict[str, str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["keysmith", "serve", *options])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_can_be_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYSMITH_METRICS", "off")
+    monkeypatch.setenv("KEYSMITH_DATABASE_URL", f"sqlite:///{tmp_path}/keys.db")
+    with SqliteStore(tmp_path / "keys.db") as store:
+        store.migrate()
+    with serving(from_environment()) as url, client(url) as anyone:
+        is_problem(anyone.get("/metrics"), 404, "http_404")
+        assert anyone.get("/readyz").status_code == 200
+
+
+def test_readiness_is_that_of_the_store(tmp_path: Path) -> None:
+    engine = Engine(SqliteStore(tmp_path / "keys.db"))
+    engine.store.migrate()
+    with serving(create_app(engine, Settings())) as url, client(url) as anyone:
+        assert anyone.get("/readyz").status_code == 200
+        engine.close()
+        is_problem(anyone.get("/readyz"), 503, "store_unavailable")
+        assert anyone.get("/healthz").status_code == 200
+
+
+def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(
+        port=9000, workers=3, trusted_proxies=("10.0.0.0/8", "::1"), log_format="json"
+    )
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+    assert Settings(port=1).port == 1, "a flag wins"
+    monkeypatch.setenv("KEYSMITH_TRUSTED_PROXIES", " 10.0.0.1 , 2001:db8::/32,")
+    assert Settings().trusted_proxies == ("10.0.0.1/32", "2001:db8::/32")
+    with pytest.raises(ValidationError) as raised:
+        Settings(database_url="postgresql://u:secret@host", port="secret")  # type: ignore[arg-type]
+    assert "secret" not in str(raised.value)
+    assert "sqlite" not in repr(settings)
+
+
+def test_the_root_key_is_made_once(tmp_path: Path) -> None:
+    with Engine(SqliteStore(tmp_path / "keys.db")) as engine:
+        engine.store.migrate()
+        with ThreadPoolExecutor(4) as threads:
+            made = [key for key in threads.map(lambda _: prepare(engine), range(8)) if key]
+        [root] = made
+        result = engine.validate_key(root, scopes=["keysmith:keys:read"])
+        assert result.key.tenant_id == "keysmith"
+        engine.revoke_key(result.key.id)
+        assert prepare(engine) is None, "whoever revokes it wants none"
+
+
+def test_what_a_log_shows_of_a_path() -> None:
+    raw_key = "sk_live_" + "aB3" * 16 + "x"
+    assert without_query(f"/v1/keys?raw_key={raw_key}") == "/v1/keys"
+    assert without_query("/v1/keys/akey_01m87qex77eq69w6031fysr1fb/rotate").endswith("fb/rotate")
+    assert raw_key not in without_query(f"/v1/keys/{raw_key}")
+    assert without_query("/" + "k" * 50 + "/x") == "/…/x"
+
+
+def test_a_log_in_json_keeps_tracebacks_and_no_keys() -> None:
+    raw_key = "sk_live_" + "aB3" * 16 + "x"
+    error = ValueError(raw_key)
+    failure = (ValueError, error, None)
+    record = logging.LogRecord(
+        "keysmith", logging.ERROR, __file__, 1, "lost %s", (raw_key,), failure
+    )
+    line = JsonFormatter().format(record)
+    document = json.loads(line)
+    assert raw_key not in line
+    assert document["level"] == "error"
+    assert document["message"].startswith("lost sk_live_…")
+    assert "ValueError" in document["exception"]
+    assert set(log_config(Settings())["loggers"]) == {"uvicorn.access"}

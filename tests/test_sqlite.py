@@ -28,7 +28,7 @@ from keysmith import (
     StoreUnavailableError,
     open_store,
 )
-from tests.test_stores import a_key
+from keysmith.testing.contract.samples import a_key
 
 BRIEF = timedelta(milliseconds=50)
 as_root = os.geteuid() == 0
@@ -193,7 +193,7 @@ def test_full_disk(path: Path) -> None:
 READ_ONLY = """
 import os, sys
 from keysmith import SqliteStore, StoreError
-from tests.test_stores import a_key
+from keysmith.testing.contract.samples import a_key
 with SqliteStore(":memory:") as warm_up:  # what is imported late may be out of reach later
     warm_up.migrate()
     a_key(warm_up)
@@ -336,7 +336,7 @@ def test_processes_and_threads_lose_no_update(path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from keysmith import SqliteStore
-from tests.test_stores import a_key
+from keysmith.testing.contract.samples import a_key
 store = SqliteStore(sys.argv[1])
 a_key(store, name="acknowledged")
 with store.transaction():

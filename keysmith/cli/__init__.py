@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from keysmith.cli.app import app  # noqa: PLC0415  so that what is missing can be told
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
         sys.stderr.write("The command line is an extra: pip install 'keysmith[cli]'\n")
         sys.exit(2)

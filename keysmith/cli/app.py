@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, lifecycle, maintain, policies, scopes
+from keysmith.cli import keys, lifecycle, maintain, operations, policies, rotations, scopes
 from keysmith.cli.failures import CommandLine, ExitCode
-from keysmith.cli.options import AsJson, DatabaseUrl
+from keysmith.cli.options import AsJson, DatabaseUrl, given
 from keysmith.cli.output import note, print_json, print_line
 from keysmith.cli.session import open_engine
+from keysmith.cli.usage import usage
 from keysmith.stores import DEFAULT_DATABASE_URL
 
 app = typer.Typer(
     cls=CommandLine,
     no_args_is_help=True,
-    add_completion=False,
     # What Typer would print of a bug shows source and values; a plain traceback shows no values.
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -26,7 +26,7 @@ keys.app.add_typer(lifecycle.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
-app.command()(maintain.maintain)
+app.add_typer(rotations.app, name="rotations")
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,23 +64,69 @@ def migrate(database_url: DatabaseUrl = DEFAULT_DATABASE_URL, as_json: AsJson = 
 @app.command()
 def serve(
     *,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8000,
-    workers: Annotated[int, typer.Option(help="How many processes serve.", min=1)] = 1,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on, if not 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port to listen on, if not 8000.", min=0, max=65535)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many processes serve, if not 1.", min=1)
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A proxy's address or network, whose X-Forwarded-For counts; repeatable."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Who may read /metrics: root (the default), open or off.")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="How to log: text (the default) or json.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="What to log at least: debug, info, warning or error.")
+    ] = None,
+    shutdown_timeout: Annotated[
+        int | None, typer.Option(help="Seconds to wait for requests under way, if not 30.", min=0)
+    ] = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
 ) -> None:
-    """Serve the HTTP API until stopped. The first start prints a root key, once."""
+    """Serve the HTTP API until stopped. The first start prints a root key, once.
+
+    What is not given here is taken from the environment: KEYSMITH_PORT, KEYSMITH_LOG_FORMAT, …
+    """
     try:
-        from keysmith.server import prepare, run  # noqa: PLC0415  no other command needs FastAPI
+        from keysmith.server import Settings, prepare, run  # noqa: PLC0415  only here is FastAPI
     except ModuleNotFoundError as error:
         if (error.name or "keysmith").startswith("keysmith"):
             raise
         note("The server is an extra: pip install 'keysmith[server]'")
         raise typer.Exit(ExitCode.USAGE) from None
-    with open_engine(database_url) as engine:
+    flags = given(
+        database_url=database_url,
+        host=host,
+        port=port,
+        workers=workers,
+        trusted_proxies=trusted_proxy,
+        metrics=metrics,
+        log_format=log_format,
+        log_level=log_level,
+        shutdown_timeout=shutdown_timeout,
+    )
+    settings = Settings(**flags)
+    with open_engine(settings.database_url) as engine:
         engine.store.migrate()
         root_key = prepare(engine)
     if root_key is not None:
         print_line(f"Root key: {root_key}")
         note("Shown once; store it now. Send it as the header `Authorization: Bearer <root key>`.")
-    run(database_url, host=host, port=port, workers=workers)
+    run(settings)
+
+
+app.command()(usage)
+app.command()(maintain.maintain)
+app.command()(operations.doctor)
+app.command()(operations.backup)
+app.command()(operations.restore)

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from keysmith.cli.output import note, print_json
+from keysmith.cli.output import note, print_json, show_any_text
 from keysmith.errors import KeysmithError, StoreError
 from keysmith.raw_keys import PREFIX_PATTERN, Environment, mask
 
@@ -24,6 +24,13 @@ LONG_WORD = 16
 _RAW_KEY = re.compile(rf"{PREFIX_PATTERN}_(?:{'|'.join(Environment)})_[0-9A-Za-z]{{20,}}")
 
 _PYDANTIC_PREFIX = "Value error, "
+
+_COMMAND_FOR = {
+    "list_keys()": "`keysmith keys list`",
+    "ensure_scopes()": "`keysmith scopes create`",
+    "have it overwritten": "give --force",
+}
+"""What is a call to a program is a command to people."""
 
 
 class ExitCode(IntEnum):
@@ -43,26 +50,30 @@ class CommandLine(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Runs the command and exits with its code."""
         arguments = sys.argv[1:] if args is None else list(args)
+        show_any_text()
         sys.exit(self._run(arguments, {**extra, "standalone_mode": False}))
 
     def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:
-        as_json = "--json" in arguments
         try:
-            code = super().main(arguments, **extra)
-            _flush()
+            return self._told(arguments, extra)
         except SystemExit as exit:
             # Typer and rich turn a broken pipe into an exit of their own.
             if not isinstance(exit.__context__, BrokenPipeError):
                 raise
-            return _broken_pipe()
         except BrokenPipeError:
-            return _broken_pipe()
-        except KeyboardInterrupt:
-            return ExitCode.INTERRUPTED
+            pass
+        _discard_output()
+        return ExitCode.BROKEN_PIPE
+
+    def _told(self, arguments: list[str], extra: dict[str, Any]) -> int:
+        as_json = "--json" in arguments
+        try:
+            # All that prints also flushes; an interrupt comes back as an exit code.
+            code = super().main(arguments, **extra)
         except typer.Abort as abort:
-            note("\nAborted.")
             interrupted = isinstance(abort.__context__, KeyboardInterrupt)
-            return ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
+            exit_code = ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
+            return _tell(exit_code, "aborted", "Aborted; nothing was done.", as_json=as_json)
         except typer.TyperException as error:
             return _tell_usage(error, arguments, as_json=as_json)
         except ValidationError as error:
@@ -73,12 +84,15 @@ class CommandLine(TyperGroup):
             return _tell(ExitCode.REFUSED, error.code, str(error), as_json=as_json)
         except OSError as error:
             _discard_output()
-            return _tell(ExitCode.REFUSED, "system_error", str(error), as_json=as_json)
+            message = f"{error.filename or 'The output'}: {error.strerror or error}."
+            return _tell(ExitCode.REFUSED, "system_error", message, as_json=as_json)
         return int(code or ExitCode.DONE)
 
 
 def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool) -> ExitCode:
     message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
+    for call, command in _COMMAND_FOR.items():
+        message = message.replace(call, command)
     if as_json:
         print_json({"error": {"code": code, "message": message}}, err=True)
     else:
@@ -118,16 +132,6 @@ def _fields(error: ValidationError) -> str:
         )
         for each in error.errors(include_input=False, include_url=False, include_context=False)
     )
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _broken_pipe() -> ExitCode:
-    _discard_output()
-    return ExitCode.BROKEN_PIPE
 
 
 def _discard_output() -> None:

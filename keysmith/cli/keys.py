@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli.failures import ExitCode
 from keysmith.cli.options import (
     After,
     App,
@@ -16,12 +15,16 @@ from keysmith.cli.options import (
     Description,
     Limit,
     Meta,
+    OfApp,
     OfTenant,
     Tenant,
     duration_option,
     given,
+    refuse_both,
+    refuse_nothing,
 )
 from keysmith.cli.output import (
+    confirm,
     dump,
     note,
     print_deleted,
@@ -33,7 +36,7 @@ from keysmith.cli.output import (
 from keysmith.cli.session import open_engine
 from keysmith.clock import utc_now
 from keysmith.engine import CreatedKey
-from keysmith.models import Environment, Key, KeyCreate, KeyPublic, KeyState
+from keysmith.models import Environment, Key, KeyCreate, KeyPublic, KeyState, KeyUpdate
 from keysmith.stores import DEFAULT_DATABASE_URL
 
 app = typer.Typer(
@@ -43,6 +46,18 @@ app = typer.Typer(
 COLUMNS = ("id", "name", "state", "environment", "hint", "tenant_id", "expires_at")
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's ID: akey_….")]
+PolicyId = Annotated[
+    str | None, typer.Option("--policy", metavar="ID", help="The policy that it bears: kpol_….")
+]
+ExpiresAt = Annotated[
+    str | None,
+    typer.Option(
+        "--expires-at", metavar="ISO8601", help="When it expires, such as 2030-01-31T00:00:00Z."
+    ),
+]
+ExpiresIn = Annotated[
+    timedelta | None, duration_option("--expires-in", "How long from now it expires.")
+]
 
 
 @app.command()
@@ -52,16 +67,16 @@ def create(
     tenant: Tenant = None,
     app: App = None,
     scope: Annotated[list[str] | None, typer.Option(help="A scope for it; repeatable.")] = None,
-    policy: Annotated[str | None, typer.Option(help="The ID of the policy it bears.")] = None,
-    environment: Annotated[Environment | None, typer.Option(help="What it is for.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="How the raw key begins.")] = None,
+    policy: PolicyId = None,
+    environment: Annotated[
+        Environment | None, typer.Option(help="What it is for; live if left out.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="How the raw key begins; sk if left out.")
+    ] = None,
     description: Description = None,
-    expires_at: Annotated[
-        str | None, typer.Option(metavar="ISO8601", help="When it expires, with a time zone.")
-    ] = None,
-    expires_in: Annotated[
-        timedelta | None, duration_option("--expires-in", "How long from now it expires.")
-    ] = None,
+    expires_at: ExpiresAt = None,
+    expires_in: ExpiresIn = None,
     created_by: Annotated[str | None, typer.Option(help="Who asked for it.")] = None,
     meta: Meta = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
@@ -92,12 +107,17 @@ def create(
 def list_keys(
     *,
     tenant: OfTenant = None,
+    app: OfApp = None,
     state: Annotated[KeyState | None, typer.Option(help="Only those in this state.")] = None,
     environment: Annotated[
         Environment | None, typer.Option(help="Only those of this environment.")
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="Only those that bear this policy.")] = None,
-    created_by: Annotated[str | None, typer.Option(help="Only those this one asked for.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only those that bear this policy.")
+    ] = None,
+    created_by: Annotated[
+        str | None, typer.Option(help="Only those that this one asked for.")
+    ] = None,
     limit: Limit = None,
     after: After = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
@@ -107,6 +127,7 @@ def list_keys(
     with open_engine(database_url) as engine:
         found = engine.list_keys(
             tenant_id=tenant,
+            app_id=app,
             state=state,
             environment=environment,
             policy_id=policy,
@@ -130,6 +151,42 @@ def show(
 
 
 @app.command()
+def update(
+    key_id: KeyId,
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="What people call the key.")] = None,
+    description: Description = None,
+    policy: PolicyId = None,
+    no_policy: Annotated[bool, typer.Option("--no-policy", help="Let it bear none.")] = False,
+    expires_at: ExpiresAt = None,
+    expires_in: ExpiresIn = None,
+    no_expiry: Annotated[bool, typer.Option("--no-expiry", help="Let it never expire.")] = False,
+    meta: Meta = None,
+    database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key. Only what is given changes; the secret stays as it is."""
+    refuse_both(policy=policy, no_policy=no_policy)
+    refuse_both(expires_at=expires_at, expires_in=expires_in, no_expiry=no_expiry)
+    changes = given(
+        name=name,
+        description=description,
+        policy_id=policy,
+        expires_at=_expiry(expires_at, expires_in),
+        meta=meta,
+    )
+    if no_policy:
+        changes["policy_id"] = None
+    if no_expiry:
+        changes["expires_at"] = None
+    refuse_nothing(changes)
+    data = KeyUpdate.model_validate(changes)
+    with open_engine(database_url) as engine:
+        key = engine.update_key(key_id, data)
+    print_key(key, as_json=as_json)
+
+
+@app.command()
 def delete(
     key_id: KeyId,
     *,
@@ -138,9 +195,8 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Remove a key with its history and usage. To only stop it, revoke it."""
-    if not yes and not typer.confirm(f"Delete {key_id} for good?", err=True):
-        note("Nothing was deleted.")
-        raise typer.Exit(ExitCode.REFUSED)
+    if not yes:
+        confirm(f"Delete {key_id} for good?")
     with open_engine(database_url) as engine:
         engine.delete_key(key_id)
     print_deleted(key_id, as_json=as_json)
@@ -164,10 +220,9 @@ def print_issued(created: CreatedKey, *, as_json: bool) -> None:
 
 
 def _expiry(at: str | None, within: timedelta | None) -> datetime | str | None:
+    refuse_both(expires_at=at, expires_in=within)
     if within is None:
         return at
-    if at is not None:
-        raise typer.BadParameter("Give --expires-at or --expires-in, not both.")
     try:
         return utc_now() + within
     except OverflowError:

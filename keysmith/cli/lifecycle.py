@@ -31,6 +31,7 @@ def validate(
     origin: Annotated[str | None, typer.Option(help="The request's web origin.")] = None,
     method: Annotated[str | None, typer.Option(help="The request's method.")] = None,
     path: Annotated[str | None, typer.Option(help="The request's path.")] = None,
+    cost: Annotated[int, typer.Option(min=0, help="What it counts in the quotas.")] = 1,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +39,7 @@ def validate(
     raw_key = _read_raw_key()
     with open_engine(database_url) as engine:
         result = engine.validate_key(
-            raw_key, scopes=scope or (), ip=ip, origin=origin, method=method, path=path
+            raw_key, scopes=scope or (), ip=ip, origin=origin, method=method, path=path, cost=cost
         )
     document = _result.dump_python(result, mode="json", by_alias=True)
     if as_json:
@@ -66,10 +67,10 @@ def rotate(
     """Give a key a new secret; the old one goes on working for its grace period."""
     with open_engine(database_url) as engine:
         rotated = engine.rotate_key(key_id, reason=reason, grace=grace, rotated_by=by)
-        rotation = engine.list_rotations(key_id=key_id, limit=1)[0]
-    print_issued(rotated, as_json=as_json)
-    if not as_json:
-        note(f"The old secret works until {rotation.grace_ends.isoformat()}.")
+        print_issued(rotated, as_json=as_json)  # before anything can fail: it is told only once
+        if not as_json:
+            for rotation in engine.list_rotations(key_id=key_id, limit=1):
+                note(f"The old secret works until {rotation.grace_ends.isoformat()}.")
 
 
 @app.command()

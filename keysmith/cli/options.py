@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -22,24 +23,40 @@ def parse_duration(text: str) -> timedelta:
         if short:
             return timedelta(**{_UNITS[short[2]]: int(short[1])})
         # Pydantic takes bare numbers and clock times too, of which nobody can tell the unit.
-        if text.startswith(("P", "-P")):
+        if text.startswith("P"):
             return _iso_duration.validate_python(text)
     except (ValidationError, OverflowError):
         pass
     raise ValueError("must be a duration such as 30s, 10m, 24h, 7d, or ISO 8601 such as PT10M")
 
 
-def parse_json(text: str) -> Any:
-    """The JSON value, else `ValueError`; nothing of the text is in the message."""
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object, else `ValueError`; nothing of the text is in the message."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("must be JSON") from None
+        value = None
+    if isinstance(value, dict):
+        return value
+    raise ValueError('must be a JSON object, such as {"owner": "payments"}')
 
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given, so that the models decide on the others."""
     return {name: value for name, value in options.items() if value not in (None, [])}
+
+
+def refuse_both(**options: object) -> None:
+    """Raises `BadParameter` if more than one of these options was given."""
+    names = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if len(names) > 1:
+        raise typer.BadParameter(f"Give {' or '.join(names)}, not both.")
+
+
+def refuse_nothing(changes: Mapping[str, Any]) -> None:
+    """Raises `BadParameter` if no option says what to change."""
+    if not changes:
+        raise typer.BadParameter("There is nothing to change: give an option.")
 
 
 DatabaseUrl = Annotated[
@@ -52,16 +69,21 @@ DatabaseUrl = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Tenant = Annotated[str | None, typer.Option("--tenant", help="The tenant it belongs to.")]
-App = Annotated[str | None, typer.Option("--app", help="The tenant's app it belongs to.")]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", help="The tenant it belongs to; default if left out.")
+]
+App = Annotated[
+    str | None, typer.Option("--app", help="The tenant's app it belongs to; default if left out.")
+]
 Description = Annotated[str | None, typer.Option("--description", help="A text for people.")]
 Meta = Annotated[
     Any,
     typer.Option(
-        "--meta", parser=parse_json, metavar="JSON", help="A JSON object to keep with it."
+        "--meta", parser=parse_object, metavar="JSON", help="A JSON object to keep with it."
     ),
 ]
 OfTenant = Annotated[str | None, typer.Option("--tenant", help="Only those of this tenant.")]
+OfApp = Annotated[str | None, typer.Option("--app", help="Only those of this app.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")]
 After = Annotated[
     str | None,

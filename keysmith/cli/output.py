@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -15,6 +17,12 @@ from rich.text import Text
 
 _PIPED_WIDTH = 100_000
 """Wider than any row: what is piped is read by programs, or searched for an ID."""
+
+
+def show_any_text() -> None:
+    """Lets what the output's encoding cannot express come out escaped, and not as an error."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def dump(model: BaseModel) -> dict[str, Any]:
@@ -49,6 +57,23 @@ def print_fields(fields: Mapping[str, Any], *, as_json: bool) -> None:
         print_line(Text.assemble((_heading(name).ljust(width), "bold"), text))
 
 
+def confirm(question: str) -> None:
+    """Asks, and ends the command unless the answer is yes."""
+    with redirect_stdout(sys.stderr):  # what is asked is no part of the result
+        typer.confirm(question, abort=True)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to call with what is done and what there is to do."""
+    from rich.progress import Progress  # noqa: PLC0415  no other command needs it
+
+    console = _console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 def print_deleted(object_id: str, *, as_json: bool) -> None:
     """Tells that an object is gone."""
     if as_json:
@@ -70,19 +95,27 @@ def print_objects(
         note(empty)
 
 
+def print_table(table: Table) -> None:
+    """Prints a table."""
+    _console().print(table)
+
+
 def _print_table(documents: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
         table.add_column(_heading(name), overflow="fold", no_wrap=name == "id")
     for document in documents:
         table.add_row(*(Text(_readable(document[name])) for name in columns))
-    _console().print(table)
+    print_table(table)
 
 
 def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream is not None and stream.isatty()
-    return Console(stderr=stderr, highlight=False, width=None if terminal else _PIPED_WIDTH)
+    if terminal:
+        return Console(stderr=stderr, highlight=False)
+    # Whatever FORCE_COLOR says: a raw key with colour codes around it would be no key.
+    return Console(stderr=stderr, highlight=False, force_terminal=False, width=_PIPED_WIDTH)
 
 
 def _heading(name: str) -> str:

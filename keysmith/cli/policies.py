@@ -14,9 +14,11 @@ from keysmith.cli.options import (
     Description,
     Limit,
     Meta,
+    OfApp,
     OfTenant,
     Tenant,
     given,
+    refuse_nothing,
 )
 from keysmith.cli.output import dump, print_deleted, print_fields, print_objects
 from keysmith.cli.policy_options import (
@@ -103,6 +105,7 @@ def create(
 def list_policies(
     *,
     tenant: OfTenant = None,
+    app: OfApp = None,
     limit: Limit = None,
     after: After = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
@@ -110,7 +113,7 @@ def list_policies(
 ) -> None:
     """List policies, newest first."""
     with open_engine(database_url) as engine:
-        found = engine.list_policies(tenant_id=tenant, limit=limit, after=after)
+        found = engine.list_policies(tenant_id=tenant, app_id=app, limit=limit, after=after)
     policies = [PolicyPublic.model_validate(policy) for policy in found]
     print_objects(policies, COLUMNS, as_json=as_json, empty="There are no such policies.")
 
@@ -174,8 +177,7 @@ def update(
     for rule in clear or ():
         if changes.setdefault(rule.field, rule.empty) != rule.empty:
             raise typer.BadParameter(f"{rule.value} is both given and cleared.")
-    if not changes:
-        raise typer.BadParameter("There is nothing to change: give an option.")
+    refuse_nothing(changes)
     data = PolicyUpdate.model_validate(changes)
     with open_engine(database_url) as engine:
         policy = engine.update_policy(policy_id, data)

@@ -8,13 +8,18 @@ import typer
 
 from keysmith.cli.options import (
     After,
+    App,
     AsJson,
     DatabaseUrl,
     Description,
     Limit,
+    Meta,
+    OfApp,
     OfTenant,
     Tenant,
     given,
+    refuse_both,
+    refuse_nothing,
 )
 from keysmith.cli.output import dump, print_deleted, print_fields, print_objects
 from keysmith.cli.session import open_engine
@@ -39,12 +44,21 @@ def create(
     parent: Parent = None,
     description: Description = None,
     tenant: Tenant = None,
+    app: App = None,
+    meta: Meta = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
     """Create a scope."""
     data = ScopeCreate.model_validate(
-        given(name=name, parent=parent, description=description, tenant_id=tenant)
+        given(
+            name=name,
+            parent=parent,
+            description=description,
+            tenant_id=tenant,
+            app_id=app,
+            meta=meta,
+        )
     )
     with open_engine(database_url) as engine:
         scope = engine.create_scope(data)
@@ -55,6 +69,7 @@ def create(
 def list_scopes(
     *,
     tenant: OfTenant = None,
+    app: OfApp = None,
     parent: Annotated[str | None, typer.Option(help="Only those right below this one.")] = None,
     limit: Limit = None,
     after: After = None,
@@ -63,7 +78,9 @@ def list_scopes(
 ) -> None:
     """List scopes, by name."""
     with open_engine(database_url) as engine:
-        found = engine.list_scopes(tenant_id=tenant, parent=parent, limit=limit, after=after)
+        found = engine.list_scopes(
+            tenant_id=tenant, app_id=app, parent=parent, limit=limit, after=after
+        )
     scopes = [ScopePublic.model_validate(scope) for scope in found]
     print_objects(scopes, COLUMNS, as_json=as_json, empty="There are no such scopes.")
 
@@ -85,17 +102,16 @@ def update(
     parent: Parent = None,
     no_parent: Annotated[bool, typer.Option("--no-parent", help="Let it stand alone.")] = False,
     description: Description = None,
+    meta: Meta = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Change a scope's parent or description; its name is for good."""
-    if no_parent and parent is not None:
-        raise typer.BadParameter("Give --parent or --no-parent, not both.")
-    changes = given(parent=parent, description=description)
+    """Change a scope's parent, description or metadata; its name is for good."""
+    refuse_both(parent=parent, no_parent=no_parent)
+    changes = given(parent=parent, description=description, meta=meta)
     if no_parent:
         changes["parent"] = None
-    if not changes:
-        raise typer.BadParameter("There is nothing to change: give an option.")
+    refuse_nothing(changes)
     data = ScopeUpdate.model_validate(changes)
     with open_engine(database_url) as engine:
         scope = engine.update_scope(scope_id, data)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from copy import copy
+from datetime import datetime
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from keysmith.engine.engine import Engine
 from keysmith.engine.results import ValidationResult
+from keysmith.errors import StoreUnavailableError
 from keysmith.models import UsageCreate
+from keysmith.stores.base import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,13 +24,16 @@ T = TypeVar("T")
 THREADS = 16
 """Calls that can be under way at once for one engine; more of them queue."""
 
+VALIDATING_THREADS = 4
+"""Threads that only validate, so that no validation queues behind those who wait to write."""
+
 
 def _awaitable(
     call: Callable[Concatenate[Engine, P], T],
 ) -> Callable[Concatenate[AsyncEngine, P], Coroutine[Any, Any, T]]:
     @wraps(call)
     async def hop(self: AsyncEngine, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._hop(partial(call, self.engine, *args, **kwargs))
+        return await _hop(self._threads, partial(call, self.engine, *args, **kwargs))
 
     return hop
 
@@ -35,12 +43,16 @@ class AsyncEngine:
 
     What needs no store is answered on the event loop: validation of a key that is in memory while
     nothing has changed, and recording usage. All else takes one hop to a worker thread.
+
+    A call that is cancelled while a thread is at it is finished there all the same. Transactions
+    belong to threads: `store.transaction()` is for synchronous code, and nothing in it is awaited.
     """
 
     def __init__(self, engine: Engine) -> None:
         """`engine` stays usable beside this, and is closed with it."""
         self.engine = engine
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="keysmith")
+        self._threads = ThreadPoolExecutor(THREADS, "keysmith")
+        self._validating = ThreadPoolExecutor(VALIDATING_THREADS, "keysmith-validate")
 
     async def validate_key(
         self,
@@ -59,32 +71,47 @@ class AsyncEngine:
         )
         if result is not None:
             return result
-        return await self._hop(
-            partial(
-                self.engine.validate_key,
-                raw_key,
-                ip=ip,
-                origin=origin,
-                method=method,
-                path=path,
-                scopes=scopes,
-                cost=cost,
-            )
+        call = partial(
+            self.engine.validate_key,
+            raw_key,
+            ip=ip,
+            origin=origin,
+            method=method,
+            path=path,
+            scopes=scopes,
+            cost=cost,
         )
+        return await _hop(self._validating, call)
 
     async def record_usage(self, data: UsageCreate) -> None:
         """See `Engine.record_usage`."""
-        if self.engine._context.usage.full():  # noqa: SLF001
-            await self._hop(partial(self.engine.record_usage, data))
-        else:
-            self.engine.record_usage(data)
+        if not self.engine._usage.record(data, wait=False):  # noqa: SLF001
+            await _hop(self._threads, partial(self.engine.record_usage, data))
 
     def for_tenant(self, tenant_id: str, *, app_id: str | None = None) -> AsyncEngine:
         """See `Engine.for_tenant`. It may be awaited, and need not be."""
-        bound = object.__new__(AsyncEngine)
+        bound = copy(self)
         bound.engine = self.engine.for_tenant(tenant_id, app_id=app_id)
-        bound._threads = self._threads
         return bound
+
+    @property
+    def store(self) -> Store:
+        """See `Engine.store`."""
+        return self.engine.store
+
+    @property
+    def tenant_id(self) -> str | None:
+        """See `Engine.tenant_id`."""
+        return self.engine.tenant_id
+
+    @property
+    def dropped_usage(self) -> int:
+        """See `Engine.dropped_usage`."""
+        return self.engine.dropped_usage
+
+    async def now(self) -> datetime:
+        """See `Engine.now`."""
+        return self.engine.now()
 
     create_key = _awaitable(Engine.create_key)
     import_key = _awaitable(Engine.import_key)
@@ -105,6 +132,7 @@ class AsyncEngine:
     list_keys_unused_since = _awaitable(Engine.list_keys_unused_since)
     query_usage = _awaitable(Engine.query_usage)
     aggregate_usage = _awaitable(Engine.aggregate_usage)
+    summarize_usage = _awaitable(Engine.summarize_usage)
     purge_usage = _awaitable(Engine.purge_usage)
     create_policy = _awaitable(Engine.create_policy)
     get_policy = _awaitable(Engine.get_policy)
@@ -125,10 +153,13 @@ class AsyncEngine:
     flush = _awaitable(Engine.flush)
 
     async def close(self) -> None:
-        """See `Engine.close`."""
-        await asyncio.to_thread(self.engine.close)
-        if self.engine.tenant_id is None:
-            self._threads.shutdown(wait=False)
+        """See `Engine.close`. Calls that are under way are waited for by nobody."""
+        try:
+            await asyncio.to_thread(self.engine.close)
+        finally:
+            if self.engine.tenant_id is None:
+                self._threads.shutdown(wait=False)
+                self._validating.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,5 +176,11 @@ class AsyncEngine:
         yield from ()
         return self
 
-    async def _hop(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+async def _hop(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    in_context = partial(copy_context().run, call)
+    try:
+        done = asyncio.get_running_loop().run_in_executor(threads, in_context)
+    except RuntimeError:
+        raise StoreUnavailableError("The engine has been closed.") from None
+    return await done

@@ -90,19 +90,19 @@ class Candidates:
         self._credentials = credentials
         self._hash = hasher.hash
         self._version = credentials.version
-        self._size = size
+        self._size = max(0, size)
         self._known: dict[str, Candidate] = {}
-        self._hits = self._misses = 0
+        self.hits = 0
+        self.misses = 0
 
     def warm(self, raw_key: str) -> Candidate | None:
-        """The candidate, if it is in memory and up to date.
+        """The candidate, if it is in memory and up to date; whoever uses it counts the hit.
 
         Raises `InvalidKeyError` for what cannot be a key.
         """
         known = self._known.get(self._hash(check_form(raw_key)))
         if known is None or known.version != self._version():
             return None
-        self._hits += 1
         return known
 
     def find(self, raw_key: str) -> Candidate:
@@ -112,9 +112,9 @@ class Candidates:
         # Before the row is read: what changes in between makes the candidate old, never wrong.
         version = self._version()
         if known is not None and known.version == version and version is not None:
-            self._hits += 1
+            self.hits += 1
             return known
-        self._misses += 1
+        self.misses += 1
         try:
             candidate = Candidate(self._credentials.find(key_hash), version)
         except KeyNotFoundError:
@@ -126,11 +126,12 @@ class Candidates:
 
     def statistics(self) -> CacheStatistics:
         """Hits and misses since the engine was made."""
-        return CacheStatistics(self._hits, self._misses, len(self._known))
+        return CacheStatistics(self.hits, self.misses, len(self._known))
 
     def _remember(self, key_hash: str, candidate: Candidate) -> None:
         known = self._known
-        if len(known) >= self._size and key_hash not in known:
-            for oldest in list(known)[: self._size // 8 + 1]:
+        excess = len(known) - self._size
+        if excess >= 0 and key_hash not in known:
+            for oldest in list(known)[: excess + self._size // 8 + 1]:
                 known.pop(oldest, None)
         known[key_hash] = candidate

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from keysmith.clock import Clock
 from keysmith.engine.buffer import UsageBuffer
 from keysmith.engine.candidates import Candidates
 from keysmith.engine.hooks import Hooks
+from keysmith.engine.keepsakes import keepsake
 from keysmith.engine.limits import RateLimiter
 from keysmith.errors import (
     KeyNotFoundError,
@@ -23,6 +26,9 @@ from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import Store, TenantFilters
 
 OwnedT = TypeVar("OwnedT", bound=Owned)
+
+Precondition = Callable[[OwnedT], object]
+"""Looks at what is to be changed, in the transaction of the change; raises to prevent it."""
 
 
 def present(clock: Clock) -> datetime:
@@ -81,6 +87,18 @@ class Context:
     limiter: RateLimiter
     usage: UsageBuffer
     tenancy: Tenancy
+
+    def announce(self, hook: str, *arguments: Any) -> None:
+        """Tells plugins what was done, once it is committed; if it never is, they never hear of it.
+
+        What no rollback undoes, such as a refusal, is told at once, by `hooks.fire`.
+        """
+        if not self.hooks.hears(hook):
+            return
+        if self.store.in_transaction:
+            # The caller may change them before the commit.
+            arguments = tuple(map(keepsake, arguments))
+        self.store.after_commit(partial(self.hooks.fire, hook, *arguments))
 
     def now(self) -> datetime:
         """The present, by the engine's clock. Raises `ValidationError` if the clock is naive."""

@@ -11,7 +11,7 @@ from typing import Self, Unpack
 from keysmith.clock import Clock, utc_now
 from keysmith.engine.buffer import UsageBuffer
 from keysmith.engine.candidates import DEFAULT_CACHE_SIZE, CacheStatistics, Candidates
-from keysmith.engine.context import Context, Tenancy, present
+from keysmith.engine.context import Context, Precondition, Tenancy, present
 from keysmith.engine.hooks import Hooks, Plugin
 from keysmith.engine.keys import Keys
 from keysmith.engine.lifecycle import Lifecycle
@@ -24,7 +24,7 @@ from keysmith.engine.scopes import Scopes
 from keysmith.engine.shared_limits import LimitsRateLimiter
 from keysmith.engine.usage import Usage
 from keysmith.engine.validation import Validation
-from keysmith.errors import TenantMismatchError
+from keysmith.errors import StoreError, TenantMismatchError
 from keysmith.models import (
     Key,
     KeyCreate,
@@ -41,6 +41,7 @@ from keysmith.models import (
     UsageAggregate,
     UsageCreate,
     UsageRecord,
+    UsageSummary,
 )
 from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import (
@@ -137,14 +138,18 @@ class Engine:
 
     # ------------------------------------------------------------------ keys
 
-    def create_key(self, data: KeyCreate) -> CreatedKey:
+    def create_key(self, data: KeyCreate, *, idempotency_key: str | None = None) -> CreatedKey:
         """Creates a key with its scopes. The raw key is in the answer, and nowhere else, ever.
+
+        A request whose answer may get lost can be made again with the same `idempotency_key`: a
+        second key is never made, for as long as the first one exists. `RequestRepeatedError` then
+        tells the first one's ID, or `RequestMismatchError` that something else was asked for.
 
         Raises `PolicyNotFoundError`, `ScopeNotFoundError` with the unknown `names`,
         `ScopeNotAllowedError`, `PolicyViolationError` for an expiry that the policy does not allow,
         and `ValidationError` for one that is past. Nothing is created then.
         """
-        return self._keys.create(data)
+        return self._keys.create(data, idempotency_key)
 
     def import_key(self, data: KeyCreate, *, key_hash: str, hint: str) -> Key:
         """Takes over a key that was issued elsewhere, of which only the hash is known.
@@ -195,18 +200,27 @@ class Engine:
         """How many keys there are."""
         return self._keys.count({**filters})
 
-    def update_key(self, key_id: str, data: KeyUpdate) -> Key:
+    def update_key(
+        self, key_id: str, data: KeyUpdate, *, precondition: Precondition[Key] | None = None
+    ) -> Key:
         """Changes the fields of a key that are set in `data`.
+
+        `precondition` is called with the key as it is, in the same transaction; what it raises
+        prevents the change.
 
         Raises `KeyNotFoundError`, `PolicyNotFoundError`, `PolicyViolationError` and
         `ValidationError` as `create_key` does, and `InvalidStateTransitionError` for a new expiry
         or policy of a key that is revoked or expired.
         """
-        return self._keys.update(key_id, data)
+        return self._keys.update(key_id, data, precondition)
 
-    def delete_key(self, key_id: str) -> None:
-        """Removes a key with its history and usage. To only stop it, revoke it."""
-        self._keys.delete(key_id)
+    def delete_key(self, key_id: str, *, precondition: Precondition[Key] | None = None) -> None:
+        """Removes a key with its history and usage. To only stop it, revoke it.
+
+        Raises `ConflictError` where a table of the host's refers to the key, and restricts that.
+        For `precondition` see `update_key`.
+        """
+        self._keys.delete(key_id, precondition)
 
     # ------------------------------------------------------------------ life of a key
 
@@ -217,14 +231,16 @@ class Engine:
         reason: RotationReason | str = RotationReason.MANUAL,
         grace: timedelta | None = None,
         rotated_by: str = "",
+        idempotency_key: str | None = None,
     ) -> CreatedKey:
         """Gives a key a new secret; the old one goes on working until `grace` has passed.
 
         `grace` defaults to the policy's `grace_period`, and that to 24 hours. With the reason
         `"compromise"` there is none, and what earlier rotations had left ends too. Raises
-        `InvalidStateTransitionError` for a key that is revoked or expired.
+        `InvalidStateTransitionError` for a key that is revoked or expired. With the same
+        `idempotency_key` a key is rotated once; see `create_key`.
         """
-        return self._rotations.rotate(key_id, reason, grace, rotated_by)
+        return self._rotations.rotate(key_id, reason, grace, rotated_by, idempotency_key)
 
     def revoke_key(self, key_id: str, *, reason: str = "") -> Key:
         """Stops a key for good. Raises `InvalidStateTransitionError` if it is stopped already."""
@@ -322,6 +338,16 @@ class Engine:
         """
         return self._usage.aggregate(period, limit, after, {**filters})
 
+    def summarize_usage(
+        self, *, period: Period | str = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        """Days or months, oldest first, each of all the keys together: a line to plot.
+
+        Periods without requests are left out. `since` and `until` speak of the first moment of a
+        period. An engine bound to an app needs `key_id`.
+        """
+        return self._usage.summarize(period, {**filters})
+
     def purge_usage(
         self, before: datetime, *, progress: Callable[[int], None] | None = None
     ) -> int:
@@ -357,13 +383,27 @@ class Engine:
         """Policies, newest first. `after` is the last ID of the page before."""
         return self._policies.list(limit, after, {**filters})
 
-    def update_policy(self, policy_id: str, data: PolicyUpdate) -> Policy:
-        """Changes the fields of a policy that are set; they count from the next validation on."""
-        return self._policies.update(policy_id, data)
+    def update_policy(
+        self,
+        policy_id: str,
+        data: PolicyUpdate,
+        *,
+        precondition: Precondition[Policy] | None = None,
+    ) -> Policy:
+        """Changes the fields of a policy that are set; they count from the next validation on.
 
-    def delete_policy(self, policy_id: str) -> None:
-        """Removes a policy. Raises `PolicyInUseError` while a key bears it."""
-        self._policies.delete(policy_id)
+        For `precondition` see `update_key`.
+        """
+        return self._policies.update(policy_id, data, precondition)
+
+    def delete_policy(
+        self, policy_id: str, *, precondition: Precondition[Policy] | None = None
+    ) -> None:
+        """Removes a policy. Raises `PolicyInUseError` while a key bears it.
+
+        For `precondition` see `update_key`.
+        """
+        self._policies.delete(policy_id, precondition)
 
     # ------------------------------------------------------------------ scopes
 
@@ -422,6 +462,10 @@ class Engine:
 
     # ------------------------------------------------------------------ the engine itself
 
+    def now(self) -> datetime:
+        """The present, by this engine's clock."""
+        return self._context.now()
+
     def health(self) -> None:
         """Raises `StoreUnavailableError` when the store cannot answer."""
         self._context.store.ping()
@@ -443,10 +487,13 @@ class Engine:
         """Writes what was recorded, tells plugins, fires `on_shutdown` and closes the store.
 
         May be called twice. A plugin that hangs is waited for five seconds. Raises `StoreError`
-        where usage cannot be written; the store is closed all the same.
+        where usage cannot be written; the store is closed all the same. Within a transaction it
+        raises that, too, and does nothing.
         """
         if self._closed:
             return
+        if self._context.store.in_transaction:
+            raise StoreError("Within a transaction the engine cannot be closed; do so after it.")
         self._closed = True
         try:
             self._context.usage.close()

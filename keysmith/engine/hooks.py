@@ -45,6 +45,15 @@ class Plugin:
     def on_key_create_failed(self, data: KeyCreate, error: Exception) -> None:
         """A key was asked for and refused."""
 
+    def on_key_updated(self, key: Key) -> None:
+        """A key's name, description, metadata, policy or expiry was changed."""
+
+    def on_key_scopes_changed(self, key: Key, scopes: tuple[str, ...]) -> None:
+        """A key holds other scopes than before: these, by name."""
+
+    def on_key_deleted(self, key: Key) -> None:
+        """A key was removed, with its history; this is what it was."""
+
     def on_key_validated(self, result: ValidationResult) -> None:
         """A raw key was found valid."""
 

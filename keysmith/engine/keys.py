@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from keysmith.engine.context import Context
+from keysmith.engine.context import Context, Precondition
+from keysmith.engine.idempotency import Mark
 from keysmith.engine.lifecycle import refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.engine.scopes import refuse_unallowed
@@ -17,6 +19,7 @@ from keysmith.errors import (
     KeysmithError,
     PolicyNotFoundError,
     PolicyViolationError,
+    RequestRepeatedError,
     RotationNotFoundError,
 )
 from keysmith.ids import IdPrefix, new_id
@@ -33,9 +36,10 @@ class Keys:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def create(self, data: KeyCreate) -> CreatedKey:
+    def create(self, data: KeyCreate, idempotency_key: str | None) -> CreatedKey:
         raw_key = self._context.generator.generate(data.prefix, data.environment.value)
-        key = self._add(data, self._context.hasher.hash(raw_key), hint_of(raw_key))
+        key_hash = self._context.hasher.hash(raw_key)
+        key = self._add(data, key_hash, hint_of(raw_key), idempotency_key=idempotency_key)
         return CreatedKey(key, raw_key)
 
     def import_(self, data: KeyCreate, key_hash: str, hint: str) -> Key:
@@ -61,37 +65,65 @@ class Keys:
         unused = store.keys.list_unused(moment, **self._context.tenancy.filters())
         return [key for key in unused if not state_at(key, now).final]
 
-    def update(self, key_id: str, data: KeyUpdate) -> Key:
+    def update(self, key_id: str, data: KeyUpdate, precondition: Precondition[Key] | None) -> Key:
         changes = data.changes()
         with self._context.store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
+            if precondition is not None:
+                precondition(key)
             if "expires_at" in changes or "policy_id" in changes:
                 refuse_final(key, now, "given another expiry or policy")
                 changes["expires_at"] = self._expiry(key, changes, now)
             for name, value in changes.items():
                 setattr(key, name, value)
             key.updated_at = now
-            return self._context.store.keys.update(key)
+            key = self._context.store.keys.update(key)
+        self._context.announce("on_key_updated", key)
+        return key
 
-    def delete(self, key_id: str) -> None:
+    def delete(self, key_id: str, precondition: Precondition[Key] | None) -> None:
         with self._context.store.transaction():
-            self._context.key(key_id, for_update=True)
+            key = self._context.key(key_id, for_update=True)
+            if precondition is not None:
+                precondition(key)
             self._context.store.keys.delete(key_id)
+        self._context.announce("on_key_deleted", key)
 
-    def _add(self, data: KeyCreate, key_hash: str, hint: str, *, imported: bool = False) -> Key:
+    def _add(
+        self,
+        data: KeyCreate,
+        key_hash: str,
+        hint: str,
+        *,
+        imported: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Key:
         try:
             data = self._context.tenancy.stamp(data)
-            key = self._insert(data, key_hash, hint, imported)
+            mark = self._mark(data, idempotency_key)
+            key = self._insert(data, key_hash, hint, imported, mark)
+        except RequestRepeatedError:
+            raise
         except (KeysmithError, ValidationError) as error:
             self._context.hooks.fire("on_key_create_failed", data, error)
             raise
-        self._context.hooks.fire("on_key_created", key)
+        self._context.announce("on_key_created", key)
         return key
 
-    def _insert(self, data: KeyCreate, key_hash: str, hint: str, imported: bool) -> Key:
+    def _mark(self, data: KeyCreate, idempotency_key: str | None) -> Mark | None:
+        if idempotency_key is None:
+            return None
+        asked = data.model_dump(mode="json", exclude_defaults=True)
+        return Mark.of(self._context.tenancy, idempotency_key, asked)
+
+    def _insert(
+        self, data: KeyCreate, key_hash: str, hint: str, imported: bool, mark: Mark | None
+    ) -> Key:
         store = self._context.store
         with store.transaction():
+            if mark is not None:
+                mark.refuse_again(store.keys.get_by_request)
             now = self._context.now()
             policy = self._policy(data.policy_id, data.tenant_id)
             refuse_unallowed(store, policy, data.scopes)
@@ -100,6 +132,7 @@ class Keys:
             values = data.model_dump(exclude={"scopes", "expires_at"})
             key = Key(
                 **values,
+                **(asdict(mark) if mark is not None else {}),
                 id=new_id(IdPrefix.KEY, now),
                 key_hash=key_hash,
                 hint=hint,

@@ -40,17 +40,17 @@ class Lifecycle:
 
     def revoke(self, key_id: str, reason: str) -> Key:
         key = self._move(key_id, KeyState.REVOKED, "revoked")
-        self._context.hooks.fire("on_key_revoked", key, reason)
+        self._context.announce("on_key_revoked", key, reason)
         return key
 
     def suspend(self, key_id: str) -> Key:
         key = self._move(key_id, KeyState.SUSPENDED, "suspended")
-        self._context.hooks.fire("on_key_suspended", key)
+        self._context.announce("on_key_suspended", key)
         return key
 
     def reactivate(self, key_id: str) -> Key:
         key = self._move(key_id, KeyState.ACTIVE, "reactivated")
-        self._context.hooks.fire("on_key_reactivated", key)
+        self._context.announce("on_key_reactivated", key)
         return key
 
     def expire(self, key_id: str) -> None:
@@ -61,7 +61,7 @@ class Lifecycle:
             if state_at(key, now) is key.state:
                 return
             key = self._context.store.keys.update_state(key_id, KeyState.EXPIRED, now=now)
-        self._context.hooks.fire("on_key_expired", key)
+        self._context.announce("on_key_expired", key)
 
     def expire_all(self) -> int:
         """Writes down every expiry that has passed, and tells how many there were."""
@@ -77,7 +77,7 @@ class Lifecycle:
             due = store.keys.list_expired(now, limit=AT_ONCE, **whose)
             expired = [store.keys.update_state(key.id, KeyState.EXPIRED, now=now) for key in due]
         for key in expired:
-            self._context.hooks.fire("on_key_expired", key)
+            self._context.announce("on_key_expired", key)
         return len(expired)
 
     def _move(self, key_id: str, to: KeyState, deed: str) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keysmith.engine.context import Context
+from keysmith.engine.context import Context, Precondition
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Policy, PolicyCreate, PolicyUpdate
 
@@ -25,7 +25,7 @@ class Policies:
             updated_at=now,
         )
         self._context.store.policies.create(policy)
-        self._context.hooks.fire("on_policy_created", policy)
+        self._context.announce("on_policy_created", policy)
         return policy
 
     def get(self, policy_id: str) -> Policy:
@@ -39,18 +39,24 @@ class Policies:
             return []
         return self._context.store.policies.list(limit=limit, after=after, **narrowed)
 
-    def update(self, policy_id: str, data: PolicyUpdate) -> Policy:
+    def update(
+        self, policy_id: str, data: PolicyUpdate, precondition: Precondition[Policy] | None
+    ) -> Policy:
         with self._context.store.transaction():
             policy = self._context.policy(policy_id, for_update=True)
+            if precondition is not None:
+                precondition(policy)
             for name, value in data.changes().items():
                 setattr(policy, name, value)
             policy.updated_at = self._context.now()
             self._context.store.policies.update(policy)
-        self._context.hooks.fire("on_policy_updated", policy)
+        self._context.announce("on_policy_updated", policy)
         return policy
 
-    def delete(self, policy_id: str) -> None:
+    def delete(self, policy_id: str, precondition: Precondition[Policy] | None) -> None:
         with self._context.store.transaction():
-            self._context.policy(policy_id, for_update=True)
+            policy = self._context.policy(policy_id, for_update=True)
+            if precondition is not None:
+                precondition(policy)
             self._context.store.policies.delete(policy_id)
-        self._context.hooks.fire("on_policy_deleted", policy_id)
+        self._context.announce("on_policy_deleted", policy_id)

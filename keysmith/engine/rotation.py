@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from keysmith.engine.context import Context
+from keysmith.engine.idempotency import Mark
 from keysmith.engine.lifecycle import AT_ONCE, refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
@@ -29,18 +31,27 @@ class Rotations:
         self._context = context
 
     def rotate(
-        self, key_id: str, reason: RotationReason | str, grace: timedelta | None, rotated_by: str
+        self,
+        key_id: str,
+        reason: RotationReason | str,
+        grace: timedelta | None,
+        rotated_by: str,
+        idempotency_key: str | None,
     ) -> CreatedKey:
         reason = _reason.validate_python(reason)
         store = self._context.store
+        mark = self._mark(key_id, reason, grace, idempotency_key)
         with store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
+            if mark is not None:
+                mark.refuse_again(store.rotations.get_by_request)
             refuse_final(key, now, "rotated")
             raw_key = self._context.generator.generate(key.prefix, key.environment.value)
             key_hash = self._context.hasher.hash(raw_key)
             lasts = self._grace(key, reason, grace)
             rotation = Rotation(
+                **(asdict(mark) if mark is not None else {}),
                 id=new_id(IdPrefix.ROTATION, now),
                 key_id=key.id,
                 tenant_id=key.tenant_id,
@@ -59,7 +70,7 @@ class Rotations:
             key.rotated_at = key.updated_at = now
             store.keys.update(key)
             store.rotations.create(rotation)
-        self._context.hooks.fire("on_key_rotated", key, rotation)
+        self._context.announce("on_key_rotated", key, rotation)
         return CreatedKey(key, raw_key)
 
     def list(
@@ -93,8 +104,20 @@ class Rotations:
                 rotation.grace_closed = True
                 store.rotations.update(rotation)
         for key, rotation in zip(keys, ended, strict=True):
-            self._context.hooks.fire("on_grace_ended", key, rotation)
+            self._context.announce("on_grace_ended", key, rotation)
         return len(ended)
+
+    def _mark(
+        self,
+        key_id: str,
+        reason: RotationReason,
+        grace: timedelta | None,
+        idempotency_key: str | None,
+    ) -> Mark | None:
+        if idempotency_key is None:
+            return None
+        asked = {"key_id": key_id, "reason": reason.value, "grace": str(grace)}
+        return Mark.of(self._context.tenancy, idempotency_key, asked)
 
     def _grace(self, key: Key, reason: RotationReason, grace: timedelta | None) -> timedelta:
         if reason is RotationReason.COMPROMISE:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from keysmith.engine.context import Context
 from keysmith.engine.scope_names import covers, name_list
 from keysmith.errors import ScopeLoopError, ScopeNotAllowedError, ScopeNotFoundError
 from keysmith.ids import IdPrefix, new_id
-from keysmith.models import Policy, Scope, ScopeCreate, ScopeUpdate
+from keysmith.models import Key, Policy, Scope, ScopeCreate, ScopeUpdate
 from keysmith.stores.base import Store
 
 
@@ -77,22 +78,34 @@ class Scopes:
     def assign(self, key_id: str, names: Iterable[str]) -> None:
         names = name_list(names)
         store = self._context.store
-        with store.transaction():
-            key = self._context.key(key_id, for_update=True)
+        with self._change_of(key_id) as key:
             policy = store.policies.get(key.policy_id) if key.policy_id else None
             store.scopes.assign_to_key(key_id, names)
             refuse_unallowed(store, policy, names)
 
     def remove(self, key_id: str, names: Iterable[str]) -> None:
         names = name_list(names)
-        with self._context.store.transaction():
-            self._context.key(key_id, for_update=True)
+        with self._change_of(key_id):
             self._context.store.scopes.remove_from_key(key_id, names)
 
     def of_key(self, key_id: str) -> Sequence[Scope]:
         with self._context.store.snapshot():
             self._context.key(key_id)
             return self._context.store.scopes.list_by_key(key_id)
+
+    @contextmanager
+    def _change_of(self, key_id: str) -> Iterator[Key]:
+        """A transaction in which the scopes of a key change; plugins hear of it if they do."""
+        with self._context.store.transaction():
+            key = self._context.key(key_id, for_update=True)
+            before = self._held(key_id)
+            yield key
+            after = self._held(key_id)
+        if after != before:
+            self._context.announce("on_key_scopes_changed", key, after)
+
+    def _held(self, key_id: str) -> tuple[str, ...]:
+        return tuple(scope.name for scope in self._context.store.scopes.list_by_key(key_id))
 
     def _add(self, data: ScopeCreate) -> Scope:
         now = self._context.now()

@@ -6,10 +6,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from keysmith.engine.context import Context
-from keysmith.models import Period, UsageAggregate, UsageCreate, UsageRecord
+from keysmith.models import Period, UsageAggregate, UsageCreate, UsageRecord, UsageSummary
 from keysmith.models.base import moment
+from keysmith.models.frozen import FrozenDict, freeze
 from keysmith.stores.base import RecordedUsage
+
+_period: TypeAdapter[Period] = TypeAdapter(Period)
+_NOTHING = FrozenDict()
 
 
 class Usage:
@@ -18,22 +24,31 @@ class Usage:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def record(self, data: UsageCreate) -> None:
-        created_at = data.created_at
+    def record(self, data: UsageCreate, *, wait: bool = True) -> bool:
+        """Tells whether there was room; there is, in the end, for those who `wait`."""
+        if not isinstance(data, UsageCreate):
+            data = UsageCreate.model_validate(data)
+        data = data.checked()
         tenancy = self._context.tenancy
-        self._context.usage.put(
-            RecordedUsage(
-                data,
-                self._context.now() if created_at is None else created_at,
-                tenancy.tenant_id,
-                tenancy.app_id,
-            )
+        usage = RecordedUsage(
+            data.key_id,
+            data.endpoint,
+            data.method,
+            data.status_code,
+            data.ip_address,
+            data.user_agent,
+            data.latency_ms,
+            freeze(data.meta) if data.meta else _NOTHING,
+            data.created_at or self._context.now(),
+            tenancy.tenant_id,
+            tenancy.app_id,
         )
+        return self._context.usage.put(usage, wait=wait)
 
     def query(
         self, limit: int | None, after: str | None, filters: dict[str, Any]
     ) -> Sequence[UsageRecord]:
-        self._flush()
+        self._write()
         narrowed = self._narrowed(filters)
         if narrowed is None:
             return []
@@ -46,17 +61,26 @@ class Usage:
         after: tuple[datetime, str] | None,
         filters: dict[str, Any],
     ) -> Sequence[UsageAggregate]:
-        self._flush()
+        period = _period.validate_python(period)
+        self._write()
         narrowed = self._narrowed(filters)
         if narrowed is None:
             return []
         return self._context.store.usages.aggregate(
-            period=Period(period), limit=limit, after=after, **narrowed
+            period=period, limit=limit, after=after, **narrowed
         )
 
+    def summarize(self, period: Period | str, filters: dict[str, Any]) -> Sequence[UsageSummary]:
+        period = _period.validate_python(period)
+        self._write()
+        narrowed = self._narrowed(filters)
+        if narrowed is None:
+            return []
+        return self._context.store.usages.summarize(period=period, **narrowed)
+
     def purge(self, before: datetime, progress: Callable[[int], None] | None) -> int:
-        self._flush()
         before = moment(before)
+        self._write()
         purged = 0
         while step := self._context.store.usages.purge_some(
             before, tenant_id=self._context.tenancy.tenant_id
@@ -66,9 +90,10 @@ class Usage:
                 progress(step)
         return purged
 
-    def _flush(self) -> None:
+    def _write(self) -> None:
+        """Lets what was recorded before be seen; within a transaction that has to wait."""
         if not self._context.store.in_transaction:
-            self._context.usage.flush()
+            self._context.usage.write_records()
 
     def _narrowed(self, filters: dict[str, Any]) -> dict[str, Any] | None:
         return self._context.narrow_by_key(filters)

@@ -67,24 +67,29 @@ class Validation:
         *,
         warm: bool = False,
     ) -> ValidationResult | None:
-        """The result; `None` if it is to be `warm`, and the store would have to be asked."""
+        """The result; `None` if it is to be `warm`, and somebody would have to be waited for."""
         began = perf_counter() if self._timed else 0.0
         candidates = self._context.candidates
         try:
             if warm:
-                candidate = candidates.warm(raw_key)
-                if candidate is None or self._has_to_wait(candidate):
+                known = candidates.warm(raw_key)
+                if known is None:
                     return None
+                candidate, now = known, self._context.now()
+                if self._waits(candidate, now):
+                    return None
+                candidates.hits += 1
             else:
                 candidate = candidates.find(raw_key)
-            result = self._judge(candidate, ip, origin, method, path, scopes, cost)
+                now = self._context.now()
+            result = self._judge(candidate, now, ip, origin, method, path, scopes, cost)
         except KeysmithError as error:
             self._tell_failure(raw_key, error, began)
             raise
         if self._timed:
             self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
         if self._heard:
-            self._hooks.fire("on_key_validated", result)
+            self._context.announce("on_key_validated", result)
         return result
 
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
@@ -96,6 +101,7 @@ class Validation:
     def _judge(
         self,
         candidate: Candidate,
+        now: datetime,
         ip: str | None,
         origin: str | None,
         method: str | None,
@@ -104,7 +110,6 @@ class Validation:
         cost: int,
     ) -> ValidationResult:
         context, key = self._context, candidate.key
-        now = context.now()
         if not (self._anyone or self._tenancy.owns(key)):
             raise InvalidKeyError
         if not candidate.active or candidate.expires_at is not None:
@@ -143,16 +148,12 @@ class Validation:
             self._context.hooks.fire("on_key_quota_exceeded", key)
             raise
 
-    def _has_to_wait(self, candidate: Candidate) -> bool:
-        """Whether there is an expiry to write down, or a limiter that may wait for a network."""
+    def _waits(self, candidate: Candidate, now: datetime) -> bool:
+        """Whether judging it may take its time: an expiry to write down, or counting elsewhere."""
         if candidate.limits is not None and not self._counts_at_once:
             return True
         expires_at = candidate.expires_at
-        return (
-            expires_at is not None
-            and expires_at <= self._context.now()
-            and not candidate.key.state.final
-        )
+        return expires_at is not None and expires_at <= now and not candidate.key.state.final
 
     def _refuse_inactive(self, key: KeyPublic, now: datetime) -> None:
         if not key.state.final and key.expires_at is not None and key.expires_at <= now:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from keysmith.fastapi.problems import HTTPProblem
 
@@ -13,28 +12,31 @@ KEY_HEADER = "X-API-Key"
 HOW_TO_SEND = f"`Authorization: Bearer <key>` or `{KEY_HEADER}: <key>`"
 
 
-def read_credential(connection: HTTPConnection) -> str | None:
-    """The raw key; `None` where there is none.
+def read_credential(scope: Scope) -> str | None:
+    """The raw key of a request or a websocket; `None` where there is none.
 
     Raises `HTTPProblem` with status 400 where there are several, or one that nobody can read.
     `Authorization` in another scheme is no key, and left to whom it concerns.
     """
-    found = [*_bearers(connection.headers), *connection.headers.getlist(KEY_HEADER)]
-    if len(found) > 1:
+    found = header_values(scope, b"x-api-key")
+    authorizations = header_values(scope, b"authorization")
+    for authorization in authorizations:
+        scheme, _, token = authorization.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            found.append(token.strip())
+    if len(found) > 1 or len(authorizations) > 1:
         _refuse("several_credentials", "The request carries more than one key. Send one.")
     if not found:
         return None
-    if not found[0] or any(character.isspace() for character in found[0]):
+    [raw_key] = found
+    if len(raw_key.split()) != 1:
         _refuse("malformed_credentials", f"This is no key. Send {HOW_TO_SEND}.")
-    return found[0]
+    return raw_key
 
 
-def _bearers(headers: Headers) -> list[str]:
-    values = headers.getlist("Authorization")
-    if len(values) > 1:
-        _refuse("several_credentials", "The request has more than one Authorization header.")
-    schemes = [value.strip().partition(" ") for value in values]
-    return [token.strip() for scheme, _, token in schemes if scheme.lower() == "bearer"]
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """The values of a header, named in lower case, one for each time that it is there."""
+    return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
 
 
 def _refuse(code: str, detail: str) -> NoReturn:

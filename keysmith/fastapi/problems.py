@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -12,10 +12,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
-from keysmith.clock import utc_now
+from keysmith.clock import Clock, utc_now
 from keysmith.errors import (
     ConflictError,
     InsufficientScopeError,
@@ -28,9 +29,14 @@ from keysmith.errors import (
     PolicyViolationError,
     QuotaExceededError,
     RateLimitedError,
+    RequestMismatchError,
     StoreError,
     TenantMismatchError,
 )
+from keysmith.fastapi.limits import limited_headers, whole_seconds
+from keysmith.fastapi.seen import Seen
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -50,6 +56,7 @@ STATUSES: Mapping[type[KeysmithError], int] = {
     InvalidStateTransitionError: 409,
     PolicyInUseError: 409,
     ConflictError: 409,
+    RequestMismatchError: 422,
     StoreError: 503,
     KeysmithError: 500,
 }
@@ -63,6 +70,8 @@ _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 class FieldProblem(BaseModel):
     """What is wrong with one field of a request."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     location: str = Field(examples=["body"])
     """`body`, `query`, `path`, `header` or `cookie`."""
     field: str = Field(examples=["scopes.0"])
@@ -72,6 +81,8 @@ class FieldProblem(BaseModel):
 
 class Problem(BaseModel):
     """An answer that tells what went wrong: RFC 9457 problem details."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str = Field(examples=["urn:problem-type:keysmith:key_revoked"])
     """An identifier of the kind of problem."""
@@ -104,6 +115,19 @@ class HTTPProblem(HTTPException):
         self.errors = list(errors)
 
 
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of answers with these statuses; for `responses` of a route."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}
+    return {
+        status: {
+            "model": Problem,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: schema},
+        }
+        for status in statuses
+    }
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Has the application answer with problem details (RFC 9457) where something goes wrong.
 
@@ -126,14 +150,17 @@ class ProblemRoute(APIRoute):
             try:
                 return await handle(request)
             except ANSWERED as error:
-                return problem_response(error)
+                return problem_response(error, request)
 
         return answer
 
 
-def problem_response(error: Answered) -> Response:
-    """The answer to an error."""
+def problem_response(error: Answered, connection: HTTPConnection) -> Response:
+    """The answer to an error in that request."""
     refusal = as_problem(error)
+    if refusal.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s: %s", refusal.code, refusal.detail)
+    headers = {**Seen.of(connection.scope).headers, **(refusal.headers or {})}
     problem = Problem(
         type=f"urn:problem-type:keysmith:{refusal.code}",
         title=refusal.code.replace("_", " ").capitalize(),
@@ -143,22 +170,22 @@ def problem_response(error: Answered) -> Response:
         errors=refusal.errors or None,
     )
     if refusal.status_code in {204, 304} or refusal.status_code < 200:
-        return Response(status_code=refusal.status_code, headers=refusal.headers)
+        return Response(status_code=refusal.status_code, headers=headers)
     return Response(
         problem.model_dump_json(exclude_none=True),
         status_code=refusal.status_code,
-        headers=refusal.headers,
+        headers=headers,
         media_type=MEDIA_TYPE,
     )
 
 
-def as_problem(error: Answered) -> HTTPProblem:
+def as_problem(error: Answered, clock: Clock = utc_now) -> HTTPProblem:
     """The error as a refusal with a status, a code and headers."""
     if isinstance(error, HTTPProblem):
         return error
     if isinstance(error, KeysmithError):
         status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-        return HTTPProblem(status, error.code, str(error), headers=_headers(error, status))
+        return HTTPProblem(status, error.code, str(error), headers=_headers(error, status, clock))
     if isinstance(error, RequestValidationError):
         return _invalid(_field_problems(error.errors()))
     if isinstance(error, ValidationError):
@@ -175,8 +202,8 @@ def as_problem(error: Answered) -> HTTPProblem:
     )
 
 
-async def _handle(_connection: Request | WebSocket, error: Any) -> Response:
-    return problem_response(error)
+async def _handle(connection: HTTPConnection, error: Any) -> Response:
+    return problem_response(error, connection)
 
 
 async def _close(websocket: WebSocket, _error: Exception) -> None:
@@ -206,17 +233,16 @@ def _showable(part: object) -> str:
     return str(part) if _SHOWABLE.fullmatch(str(part)) else "(unknown)"
 
 
-def _headers(error: KeysmithError, status: int) -> dict[str, str] | None:
+def _headers(error: KeysmithError, status: int, clock: Clock) -> dict[str, str] | None:
     """`WWW-Authenticate` as RFC 6750, section 3, has it; `Retry-After` in whole seconds."""
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     if isinstance(error, InsufficientScopeError):
         return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     if isinstance(error, RateLimitedError):
-        return {"Retry-After": str(math.ceil(error.retry_after))}
+        return limited_headers(error.retry_after)
     if isinstance(error, QuotaExceededError) and error.resets_at is not None:
-        seconds = (error.resets_at - utc_now()).total_seconds()
-        return {"Retry-After": str(max(0, math.ceil(seconds)))}
+        return {"Retry-After": str(whole_seconds(error.resets_at - clock()))}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return {"Retry-After": "1"}
     return None

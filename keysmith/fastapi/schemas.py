@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
-from keysmith.engine import CreatedKey
+from keysmith.ids import IdPrefix, is_id
 from keysmith.models import (
     Environment,
     KeyPublic,
     KeyState,
+    Period,
     PolicyPublic,
     RotationPublic,
     RotationReason,
     ScopePublic,
+    UsageAggregate,
+    UsageAggregatePublic,
+    UsagePublic,
 )
 from keysmith.models.base import (
     Description,
@@ -27,6 +31,8 @@ from keysmith.models.base import (
     RotationId,
     ScopeId,
     ScopeName,
+    UsageId,
+    UtcDatetime,
 )
 from keysmith.models.keys import MAX_SCOPES
 
@@ -38,10 +44,23 @@ PublicT = TypeVar("PublicT", bound=BaseModel)
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many objects a page has.")]
 
 
+def _aggregate_cursor(cursor: str) -> str:
+    day, _, key_id = cursor.partition(".")
+    date.fromisoformat(day)
+    if not is_id(IdPrefix.KEY, key_id):
+        raise ValueError("must be the cursor of the page before")
+    return cursor
+
+
+AggregateCursor = Annotated[str, Field(max_length=64), AfterValidator(_aggregate_cursor)]
+
+
 class Body(BaseModel):
     """What a client sends. Unknown fields are refused, and values never repeated."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
 
 class RotateRequest(Body):
@@ -73,25 +92,23 @@ class ValidateRequest(Body):
     method: Annotated[str, Field(max_length=32)] | None = None
     path: Annotated[str, Field(max_length=8192)] | None = None
     scopes: Annotated[list[Label], Field(max_length=MAX_SCOPES)] = []
-    cost: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    cost: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 1
 
 
 class IssuedKey(BaseModel):
     """A key and its raw key, which is told once."""
 
-    key: KeyPublic
-    raw_key: str = Field(repr=False)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
-    @classmethod
-    def of(cls, created: CreatedKey) -> Self:
-        """What the engine issued."""
-        return cls(key=KeyPublic.model_validate(created.key), raw_key=created.raw_key)
+    key: KeyPublic
+    raw_key: str | None = Field(repr=False)
+    """`null` in the answer to a request that was repeated: it was told in the first one."""
 
 
 class RateLimit(BaseModel):
     """How much of a rate limit is left."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
     limit: int
     remaining: int
@@ -101,7 +118,7 @@ class RateLimit(BaseModel):
 class ValidKey(BaseModel):
     """A key that was found valid."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
     key: KeyPublic
     scopes: list[str]
@@ -117,6 +134,8 @@ class ValidKey(BaseModel):
 class Page(BaseModel, Generic[PublicT]):
     """A part of a list."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     items: list[PublicT]
     next: str | None
     """The `cursor` of the next page; `null` on the last one."""
@@ -125,9 +144,13 @@ class Page(BaseModel, Generic[PublicT]):
     def of(cls, found: Sequence[Any], limit: int) -> Self:
         """The first `limit` of what was found, which is one more if there is a next page."""
         more = len(found) > limit
-        return cls.model_validate(
-            {"items": found[:limit], "next": found[limit - 1].id if more else None}
-        )
+        following = cls.cursor(found[limit - 1]) if more else None
+        return cls.model_validate({"items": found[:limit], "next": following})
+
+    @classmethod
+    def cursor(cls, last: Any) -> str:
+        """What the next page begins after."""
+        return str(last.id)
 
 
 class KeyPage(Page[KeyPublic]):
@@ -146,10 +169,25 @@ class RotationPage(Page[RotationPublic]):
     """Rotations, newest first."""
 
 
+class UsagePage(Page[UsagePublic]):
+    """Requests, newest first."""
+
+
+class AggregatePage(Page[UsageAggregatePublic]):
+    """Days or months of keys, newest first."""
+
+    @classmethod
+    def cursor(cls, last: UsageAggregate) -> str:
+        """The day that the last period begins with, and whose it is."""
+        return f"{last.period_start.date().isoformat()}.{last.key_id}"
+
+
 class Query(BaseModel):
     """Which part of a list. Unknown parameters are refused."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     limit: Limit = DEFAULT_LIMIT
 
@@ -197,3 +235,47 @@ class RotationQuery(Query):
 
     cursor: RotationId | None = None
     reason: RotationReason | None = None
+
+
+def _rfc_3339(text: object) -> object:
+    """Pydantic takes numbers for times, too, of which nobody can tell the unit."""
+    if isinstance(text, str) and "T" not in text.upper():
+        raise ValueError("must be a time with a time zone, such as 2026-03-01T12:00:00Z")
+    return text
+
+
+Moment = Annotated[UtcDatetime, BeforeValidator(_rfc_3339)]
+
+
+class TimeQuery(Query):
+    """Of which time: from `since`, which belongs to it, to `until`, which does not."""
+
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class UsageQuery(TimeQuery):
+    """Which requests of a key."""
+
+    cursor: UsageId | None = None
+
+
+class AggregateQuery(TimeQuery):
+    """Which days or months of a key; `since` and `until` speak of their first moment."""
+
+    period: Period = Period.DAILY
+    cursor: AggregateCursor | None = None
+
+    def page(self) -> dict[str, Any]:
+        """As for any list, with the cursor as the engine wants it."""
+        asked = super().page()
+        if self.cursor is not None:
+            day, key_id = self.cursor.split(".")
+            asked["after"] = (datetime.fromisoformat(day).replace(tzinfo=UTC), key_id)
+        return asked
+
+
+class TenantAggregateQuery(AggregateQuery):
+    """Which days or months of whose keys."""
+
+    tenant_id: Label | None = None

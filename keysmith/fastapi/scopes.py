@@ -17,6 +17,7 @@ router = APIRouter(prefix="/scopes", tags=["scopes"], route_class=ProblemRoute)
 @router.post("", status_code=201, response_model=ScopePublic)
 def create_scope(data: ScopeCreate, caller: WriteScopes) -> Scope:
     """Creates a scope."""
+    caller.require_all_of(caller.engine.tenant_id or data.tenant_id, [data.name])
     return caller.engine.create_scope(data)
 
 
@@ -35,4 +36,6 @@ def get_scope(scope_id: str, caller: ReadScopes) -> Scope:
 @router.delete("/{scope_id}", status_code=204)
 def delete_scope(scope_id: str, caller: WriteScopes) -> None:
     """Removes a scope. Keys lose it; scopes below it by `parent` stand alone."""
+    scope = caller.engine.get_scope(scope_id)
+    caller.require_all_of(scope.tenant_id, [scope.name])
     caller.engine.delete_scope(scope_id)

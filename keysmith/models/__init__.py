@@ -12,6 +12,7 @@ from keysmith.models.usages import (
     UsageCreate,
     UsagePublic,
     UsageRecord,
+    UsageSummary,
 )
 from keysmith.raw_keys import Environment
 
@@ -43,5 +44,6 @@ __all__ = [
     "UsageCreate",
     "UsagePublic",
     "UsageRecord",
+    "UsageSummary",
     "metadata",
 ]

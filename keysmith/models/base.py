@@ -12,10 +12,13 @@ import sqlalchemy as sa
 from pydantic import (
     AfterValidator,
     AwareDatetime,
+    BeforeValidator,
     JsonValue,
+    PlainSerializer,
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -89,10 +92,31 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("must lie between the years 1 and 9999 in UTC") from None
 
 
+def _not_a_boolean(value: object) -> object:
+    """To pydantic, `false` is a duration, of no time at all."""
+    if isinstance(value, bool):
+        raise ValueError("must be a duration")  # noqa: TRY004  pydantic wants this one
+    return value
+
+
 def _whole_milliseconds(value: timedelta) -> timedelta:
     if value % timedelta(milliseconds=1):
         raise ValueError("must be a whole number of milliseconds")
     return value
+
+
+def iso_8601(value: timedelta) -> str:
+    """The duration in ISO 8601, in days at most: pydantic would write years, of 365 days each."""
+    minutes, seconds = divmod(value.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    fraction = f".{value.microseconds:06}".rstrip("0") if value.microseconds else ""
+    time = "".join(
+        f"{number}{fraction if unit == 'S' else ''}{unit}"
+        for number, unit in ((hours, "H"), (minutes, "M"), (seconds, "S"))
+        if number or (unit == "S" and fraction)
+    )
+    days = f"{value.days}D" if value.days else ""
+    return f"P{days}T{time}" if time else f"P{days}" if days else "PT0S"
 
 
 def _bounded_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -113,7 +137,16 @@ MAX_METADATA_LENGTH = 16_384
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 """A moment in time. Naive datetimes are refused; others are turned into UTC."""
 
-Duration = Annotated[timedelta, AfterValidator(_whole_milliseconds)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_not_a_boolean, json_schema_input_type=timedelta | float),
+    AfterValidator(_whole_milliseconds),
+    PlainSerializer(
+        iso_8601,
+        return_type=Annotated[str, WithJsonSchema({"type": "string", "format": "duration"})],
+        when_used="json",
+    ),
+]
 """A length of time in whole milliseconds; `PT10M` (ISO 8601) or seconds in JSON."""
 
 Name = Annotated[
@@ -234,6 +267,19 @@ class Table(Base):
         return instance
 
 
+class Marked(Base):
+    """What knows the request that made it, if that gave an idempotency key, to know it again."""
+
+    request_token: Hash | None = Field(
+        default=None, sa_type=sa.String(64), unique=True, index=True, repr=False, exclude=True
+    )
+    """A hash of the idempotency key, and of whose it was."""
+    request_digest: Hash | None = Field(
+        default=None, sa_type=sa.String(64), repr=False, exclude=True
+    )
+    """A hash of what was asked for."""
+
+
 class Public(Base):
     """What an API may answer with. Immutable, also in depth; made from a table model or fields."""
 
@@ -244,7 +290,7 @@ class Public(Base):
     @model_validator(mode="before")
     @classmethod
     def _from_table(cls, data: Any) -> Any:
-        if isinstance(data, Table):
+        if isinstance(data, (Table, Public)):
             return {name: getattr(data, name) for name in cls.model_fields}
         return data
 

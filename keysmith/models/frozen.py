@@ -15,6 +15,8 @@ def _refuse(self: object, *_: object, **__: object) -> NoReturn:
 class FrozenDict(dict[str, Any]):
     """A dictionary that cannot be changed."""
 
+    __slots__ = ()
+
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
@@ -24,6 +26,8 @@ class FrozenDict(dict[str, Any]):
 
 class FrozenList(list[Any]):
     """A list that cannot be changed."""
+
+    __slots__ = ()
 
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
     append = clear = extend = insert = pop = _refuse

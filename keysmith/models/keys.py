@@ -19,6 +19,7 @@ from keysmith.models.base import (
     IdText,
     KeyId,
     Label,
+    Marked,
     Meta,
     Name,
     Owned,
@@ -95,7 +96,7 @@ class KeyStatus(Base):
     updated_at: UtcDatetime = Field(default_factory=utc_now, sa_type=Timestamp)
 
 
-class Key(KeyStatus, KeyFields, KeyIdentity, Table, table=True):
+class Key(Marked, KeyStatus, KeyFields, KeyIdentity, Table, table=True):
     """An API key as it is stored: everything but the raw key, which is never stored."""
 
     __tablename__: ClassVar[str] = "keysmith_keys"

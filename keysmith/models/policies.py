@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StrictInt, StringConstraints
 from sqlmodel import Field
 
 from keysmith.clock import utc_now
@@ -83,7 +83,7 @@ Method = Annotated[
     str, StringConstraints(max_length=32, pattern=r"^[A-Za-z-]+$"), AfterValidator(str.upper)
 ]
 PathGlob = Annotated[str, StringConstraints(max_length=1024, pattern=r"^/[^\x00-\x1f\x7f]*$")]
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Count = Annotated[StrictInt, Field(ge=0, le=MAX_COUNT)]
 PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
 NonNegativeDuration = Annotated[Duration, Field(ge=timedelta(0))]
 
@@ -104,12 +104,12 @@ class PolicyFields(WithMeta, Owned):
     name: Name = Field(sa_type=ShortText)
     """Unique within the tenant."""
     description: Description = Field(default="", sa_type=sa.Text)
-    rate_limit: int = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
+    rate_limit: StrictInt = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
     """Requests in `rate_limit_window`."""
     rate_limit_window: PositiveDuration = Field(
         default=DEFAULT_RATE_LIMIT_WINDOW, sa_type=Milliseconds
     )
-    burst_limit: int = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
+    burst_limit: StrictInt = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
     """Requests in any one second."""
     allowed_scopes: list[ScopeName] = Field(
         default_factory=list, max_length=MAX_ENTRIES, sa_type=Json
@@ -135,9 +135,9 @@ class PolicyFields(WithMeta, Owned):
     """How long a secret may stay in use before its rotation is due."""
     grace_period: NonNegativeDuration = Field(default=DEFAULT_GRACE_PERIOD, sa_type=Milliseconds)
     """How long a rotated secret goes on working."""
-    daily_quota: int = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
+    daily_quota: StrictInt = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
     """Requests in a calendar day of UTC."""
-    monthly_quota: int = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
+    monthly_quota: StrictInt = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
     """Requests in a calendar month of UTC."""
 
 

@@ -17,6 +17,7 @@ from keysmith.models.base import (
     IdText,
     KeyId,
     Label,
+    Marked,
     Name,
     Public,
     RotationId,
@@ -68,7 +69,7 @@ class RotationFields(Base):
     created_at: UtcDatetime = Field(default_factory=utc_now, sa_type=Timestamp)
 
 
-class Rotation(RotationFields, RotationIdentity, Table, table=True):
+class Rotation(Marked, RotationFields, RotationIdentity, Table, table=True):
     """A rotation as it is stored. It outlives its grace period, so that reuse can be told."""
 
     __tablename__: ClassVar[str] = "keysmith_rotations"

@@ -3,5 +3,6 @@
 from keysmith.server.app import create_app
 from keysmith.server.root_key import prepare
 from keysmith.server.run import run
+from keysmith.server.settings import Settings
 
-__all__ = ["create_app", "prepare", "run"]
+__all__ = ["Settings", "create_app", "prepare", "run"]

@@ -1,46 +1,47 @@
-"""The application: the management routes, their documentation, and whether it is alive."""
+"""The application: the management routes, and how it is doing."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
 from keysmith.engine import Engine
-from keysmith.fastapi import install_problem_handlers, management_router
-from keysmith.stores import DEFAULT_DATABASE_URL, open_store
+from keysmith.fastapi import (
+    ManagementAuth,
+    install_problem_handlers,
+    keysmith_lifespan,
+    management_router,
+)
+from keysmith.plugins import Metrics
+from keysmith.server.operations import health_router, metrics_router
+from keysmith.server.settings import Settings
+from keysmith.stores import open_store
 
-DATABASE_VARIABLE = "KEYSMITH_DATABASE_URL"
 
-
-def create_app(engine: Engine) -> FastAPI:
+def create_app(engine: Engine, settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     """The application for an engine, which it closes when it ends."""
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with engine:
-            yield
-
     app = FastAPI(
         title="Keysmith",
         version=version("keysmith"),
         description="Issue, validate, rotate, revoke and limit API keys.",
-        lifespan=lifespan,
+        lifespan=keysmith_lifespan(engine),
     )
     install_problem_handlers(app)
-    app.include_router(management_router(engine))
-
-    @app.get("/healthz", tags=["server"])
-    async def healthz() -> dict[str, str]:
-        """Whether the process answers."""
-        return {"status": "ok"}
-
+    authorize = ManagementAuth(engine, trusted_proxies=settings.trusted_proxies)
+    app.include_router(management_router(engine, authorize=authorize))
+    app.include_router(health_router(engine))
+    if metrics is not None:
+        metrics.watch(engine)
+        app.include_router(
+            metrics_router(metrics, None if settings.metrics == "open" else authorize)
+        )
     return app
 
 
 def from_environment() -> FastAPI:
-    """The application for the database that `KEYSMITH_DATABASE_URL` names: one a process."""
-    return create_app(Engine(open_store(os.environ.get(DATABASE_VARIABLE, DEFAULT_DATABASE_URL))))
+    """The application that the environment describes: one a process."""
+    settings = Settings()
+    metrics = None if settings.metrics == "off" else Metrics()
+    plugins = [] if metrics is None else [metrics]
+    return create_app(Engine(open_store(settings.database_url), plugins=plugins), settings, metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keysmith.engine import Engine
-from keysmith.fastapi.authority import ROOT
+from keysmith.fastapi.authority import ROOT, SCOPES
 from keysmith.models import KeyCreate
 
 
@@ -16,6 +16,6 @@ def prepare(engine: Engine) -> str | None:
     with engine.store.transaction():
         if engine.count_keys(tenant_id=ROOT):
             return None
-        engine.ensure_scopes([ROOT], tenant_id=ROOT)
+        engine.ensure_scopes(SCOPES, tenant_id=ROOT)
         root = KeyCreate(name="root", tenant_id=ROOT, scopes=[ROOT], created_by="keysmith serve")
         return engine.create_key(root).raw_key

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import ExitStack
 
 import uvicorn
 
-from keysmith.server.app import DATABASE_VARIABLE
+from keysmith.server.logs import log_config
+from keysmith.server.settings import Settings
 
 
-def run(database_url: str, *, host: str, port: int, workers: int) -> None:
+def run(settings: Settings) -> None:
     """Serves until told to stop, then finishes the requests that are under way."""
-    os.environ[DATABASE_VARIABLE] = database_url  # each worker is a process that makes its own app
-    uvicorn.run(
-        "keysmith.server.app:from_environment",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        # An address that a client made up would pass for its own: see `trusted_proxies`.
-        proxy_headers=False,
-        server_header=False,
-    )
+    # Each worker is a process that makes its own application, from the environment.
+    os.environ.update(settings.environment())
+    with ExitStack() as stack:
+        if settings.workers > 1 and settings.metrics != "off":
+            shared = tempfile.TemporaryDirectory(prefix="keysmith-metrics-")
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(shared)
+        uvicorn.run(
+            "keysmith.server.app:from_environment",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            log_config=log_config(settings),
+            timeout_graceful_shutdown=settings.shutdown_timeout,
+            # A worker that is slow to start on a busy machine would be killed, again and again.
+            timeout_worker_healthcheck=60,
+            # An address that a client made up would pass for its own: see `trusted_proxies`.
+            proxy_headers=False,
+            server_header=False,
+        )

@@ -6,14 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import sqlite
 
-from keysmith.errors import NotFoundError
-from keysmith.models import Period, UsageAggregate
+from keysmith.errors import NotFoundError, StoreCorruptError
+from keysmith.models import Period, UsageAggregate, UsageSummary
+from keysmith.models.base import moment
 from keysmith.models.usages import ERROR_STATUS
 from keysmith.stores.base import UsageFilters
 from keysmith.stores.bulk import stored_moment, write_rows
@@ -103,17 +105,48 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
         start = _columns.period_start
         criteria = [_columns.period == period, *self._filtered(filters, time=start)]
         if after is not None:
+            last_start, last_key = moment(after[0]), after[1]
             criteria.append(
-                (start < after[0]) | ((start == after[0]) & (_columns.key_id > after[1]))
+                (start < last_start) | ((start == last_start) & (_columns.key_id > last_key))
             )
         return self._page(criteria, limit=limit, order_by=(start.desc(), _columns.key_id))
+
+    def summarize(self, period: Period, filters: UsageFilters) -> list[UsageSummary]:
+        """Periods of all keys together, oldest first."""
+        start = _columns.period_start
+        statement = (
+            sa.select(
+                start,
+                _columns.request_count,
+                _columns.error_count,
+                _columns.total_latency,
+                _columns.latency_sketch,
+            )
+            .where(_columns.period == period, *self._filtered(filters, time=start))
+            .order_by(start)
+        )
+        with self._database.read() as connection:
+            return [
+                _summary(period, period_start, rows)
+                for period_start, rows in groupby(
+                    connection.execute(statement), key=lambda row: row[0]
+                )
+            ]
 
     def _stored(
         self, connection: sa.Connection, identities: Iterable[Identity]
     ) -> dict[Identity, Sum]:
-        key_ids, _, starts = (set(each) for each in zip(*identities, strict=True))
-        found = connection.execute(_STORED, {"key_ids": list(key_ids), "starts": list(starts)})
-        return {tuple(row[:3]): tuple(row[3:]) for row in found}  # type: ignore[misc]
+        # One lookup for each period, which are few, leads straight to the rows; one for them all
+        # would read whatever else these keys have.
+        key_ids: dict[tuple[str, Any], list[str]] = defaultdict(list)
+        for key_id, period, start in identities:
+            key_ids[period, start].append(key_id)
+        found: dict[Identity, Sum] = {}
+        for (period, start), those in key_ids.items():
+            values = {"key_ids": those, "period": period, "start": start}
+            for key_id, *added in connection.execute(_STORED, values):
+                found[key_id, period, start] = tuple(added)
+        return found
 
 
 def _row(
@@ -121,7 +154,13 @@ def _row(
 ) -> tuple[Any, ...]:
     """The row to write: what there was and what is added, in the order of the columns."""
     requests, errors, latency, stored_sketch = so_far
-    sketch = LatencySketch.from_bytes(stored_sketch)
+    try:
+        sketch = LatencySketch.from_bytes(stored_sketch)
+    except ValueError:
+        raise StoreCorruptError(
+            f"keysmith_usage_agg holds a latency_sketch that Keysmith cannot have written, for "
+            f"{identity[0]}. Restore a backup, or remove that row."
+        ) from None
     sketch.add([bin_ for _, bin_ in members])
     median, slowest = sketch.quantiles(0.50, 0.99)
     records = [record for record, _ in members]
@@ -137,20 +176,39 @@ def _row(
     )
 
 
+def _summary(period: Period, start: datetime, rows: Iterable[Any]) -> UsageSummary:
+    requests, errors, latency, sketch = 0, 0, 0.0, LatencySketch()
+    for _, more_requests, more_errors, more_latency, stored in rows:
+        requests += more_requests
+        errors += more_errors
+        latency += more_latency
+        sketch.merge(LatencySketch.from_bytes(stored))
+    median, slowest = sketch.quantiles(0.50, 0.99)
+    return UsageSummary(
+        period=period,
+        period_start=start,
+        request_count=requests,
+        error_count=errors,
+        total_latency=latency,
+        p50_latency=median,
+        p99_latency=slowest,
+    )
+
+
 _PERIODS = (Period.DAILY, Period.MONTHLY)
 _PERIOD_NAMES = tuple(period.value for period in _PERIODS)
 
-# As the driver gives them, since both sides of the comparison come from it.
 _STORED = sa.select(
-    *(
-        sa.type_coerce(_columns[name], sa.types.NullType())
-        for name in (*_IDENTITY, "request_count", "error_count", "total_latency", "latency_sketch")
-    )
+    _columns.key_id,
+    _columns.request_count,
+    _columns.error_count,
+    _columns.total_latency,
+    _columns.latency_sketch,
 ).where(
     _columns.key_id.in_(sa.bindparam("key_ids", expanding=True)),
-    sa.type_coerce(_columns.period_start, sa.types.NullType()).in_(
-        sa.bindparam("starts", expanding=True)
-    ),
+    _columns.period == sa.bindparam("period"),
+    # As it is handed to the driver, since it has been made ready for that.
+    sa.type_coerce(_columns.period_start, sa.types.NullType()) == sa.bindparam("start"),
 )
 
 

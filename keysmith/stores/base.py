@@ -31,8 +31,8 @@ from keysmith.models import (
     RotationReason,
     Scope,
     UsageAggregate,
-    UsageCreate,
     UsageRecord,
+    UsageSummary,
 )
 from keysmith.models.base import Label, UtcDatetime
 
@@ -98,6 +98,9 @@ class KeyRepository(Protocol):
 
     def get_by_hash(self, key_hash: str) -> Key:
         """The key whose current secret has this hash."""
+
+    def get_by_request(self, token: str) -> Key:
+        """The key that the request with this token created."""
 
     def get_by_prefix(self, prefix: str, hint: str) -> Key:
         """The key that people see as `prefix…hint`; the newest, should there be several."""
@@ -265,6 +268,14 @@ class UsageRepository(Protocol):
         `after` is `period_start` and `key_id` of the last one of the page before.
         """
 
+    def summarize(
+        self, *, period: Period = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        """Days or months, oldest first, each of all the keys together; those without requests lack.
+
+        `since` and `until` speak of the first moment of a period.
+        """
+
     def count(self, **filters: Unpack[UsageFilters]) -> int:
         """How many records there are."""
 
@@ -289,6 +300,9 @@ class RotationRepository(Protocol):
 
     def get(self, rotation_id: str, *, for_update: bool = False) -> Rotation:
         """The rotation with this ID."""
+
+    def get_by_request(self, token: str) -> Rotation:
+        """The rotation that the request with this token asked for."""
 
     def get_by_old_hash(self, key_hash: str) -> Rotation:
         """The rotation that took the secret with this hash out of use."""
@@ -336,9 +350,16 @@ class Credential:
 
 
 class RecordedUsage(NamedTuple):
-    """A request as it was recorded, and for whom."""
+    """A request as it was recorded, validated, and by whom. Immutable in depth."""
 
-    data: UsageCreate
+    key_id: str
+    endpoint: str
+    method: str
+    status_code: int
+    ip_address: str
+    user_agent: str
+    latency_ms: float
+    meta: Mapping[str, object]
     created_at: datetime
     tenant_id: str | None
     """Only keys of this tenant count; `None` for all."""
@@ -411,11 +432,18 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[object]:
         """Everything that this thread does inside is committed together at the end, or not at all.
 
-        Transactions nest: an inner one is part of the outer.
+        Transactions nest: an inner one is part of the outer, and if it fails, it alone is undone.
         """
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Everything that this thread reads inside is of one moment."""
+
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """Calls `callback` once what this thread has written is committed.
+
+        At once when the thread is in no transaction, and never if that is rolled back. It must not
+        raise: the commit has been made.
+        """
 
     def migrate(self) -> None:
         """Brings the schema to the newest revision. Idempotent, also among many processes."""

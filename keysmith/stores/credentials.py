@@ -11,23 +11,28 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from time import monotonic
 from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from keysmith.errors import KeyNotFoundError, StoreCorruptError
-from keysmith.forks import renew_after_fork
+from keysmith.forks import PATIENCE, pause_for_fork
 from keysmith.models import Key, KeyPublic, Policy, PolicyPublic, Rotation, RotationPublic
 from keysmith.models.base import Milliseconds
 from keysmith.models.frozen import FrozenDict, FrozenList, freeze
 from keysmith.stores.base import Credential
 from keysmith.stores.database import Database
+from keysmith.stores.sqlite_connections import FileConnection
 
 Convert = Callable[[Any], Any]
 
 _GENERATION = 2**40
 """More commits than one connection will ever see."""
+
+LOOK_EVERY = 1.0
+"""Seconds after which a file that was removed or replaced is noticed at the latest."""
 
 
 class Fields:
@@ -129,14 +134,25 @@ class SqliteCredentials:
     (https://sqlite.org/pragma.html#pragma_data_version). All writes go through others.
     """
 
-    def __init__(self, database: Database, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, database: Database, connect: Callable[[], FileConnection]) -> None:
         self._database = database
         self._connect = connect
         self._generation = 0
+        self._look_again = 0.0
         self._cursor: sqlite3.Cursor | None = None
         self._abandoned: list[sqlite3.Cursor] = []
         self._lock = threading.Lock()
-        renew_after_fork(self)
+        self._paused = False
+        pause_for_fork(self)
+
+    def pause(self) -> None:
+        """Keeps everybody from the connection."""
+        self._paused = self._lock.acquire(timeout=PATIENCE)
+
+    def resume(self) -> None:
+        """Lets them use it."""
+        if self._paused:
+            self._lock.release()
 
     def renew(self) -> None:
         """A connection of one's own, in a forked child."""
@@ -150,6 +166,8 @@ class SqliteCredentials:
         if self._database.joined() is not None:
             return None
         with self._lock:
+            if monotonic() > self._look_again:
+                self._look()
             try:
                 # Spelt out, as every validation waits for it.
                 found = self._cursor.execute("PRAGMA data_version").fetchone()  # type: ignore[union-attr]
@@ -200,6 +218,13 @@ class SqliteCredentials:
         # Versions of two connections mean nothing to each other, so they must never be equal.
         self._generation += _GENERATION
         return self._cursor
+
+    def _look(self) -> None:
+        """Looks whether the file is still there; too dear a question for every validation."""
+        self._look_again = monotonic() + LOOK_EVERY
+        if self._cursor is not None and self._cursor.connection.moved:  # type: ignore[attr-defined]
+            self._drop()
+            self._database.schema_changed()
 
     def _drop(self) -> None:
         cursor, self._cursor = self._cursor, None

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import sqlalchemy as sa
 
 from keysmith.errors import KeysmithError, StoreError, StoreUnavailableError
-from keysmith.forks import renew_after_fork
+from keysmith.forks import Gate, pause_for_fork
 from keysmith.stores.schema import check_schema
 
 Translate = Callable[[BaseException], KeysmithError]
+Callback = Callable[[], object]
+
+
+class _Current(threading.local):
+    """The transaction that a thread is in."""
+
+    def __init__(self) -> None:
+        self.connection: sa.Connection | None = None
+        self.may_write = False
+        self.callbacks: list[Callback] = []
+        """What waits for the commit."""
 
 
 class Database:
@@ -24,36 +35,59 @@ class Database:
     """
 
     def __init__(
-        self, engine: sa.Engine, writer: sa.Engine, lax_writer: sa.Engine, translate: Translate
+        self,
+        engine: sa.Engine,
+        writer: sa.Engine,
+        lax_writer: sa.Engine,
+        *,
+        translate: Translate,
+        patience: float,
     ) -> None:
         """The writers share `engine`'s pool, and begin transactions that may write.
 
         What `writer` commits is on the disk; what `lax_writer` commits is with the system.
-        `translate` makes a `KeysmithError` of what SQLAlchemy or the driver raised.
+        `translate` makes a `KeysmithError` of what SQLAlchemy or the driver raised. A writer queues
+        for `patience` seconds at most.
         """
         self.engine = engine
         self.translate = translate
         self._writer = writer
         self._lax_writer = lax_writer
+        self._patience = min(patience, threading.TIMEOUT_MAX)
         self._schema_checked = False
         self._closed = False
-        self._abandoned: list[sa.Pool] = []
+        self._locked_out = False
+        self._abandoned: list[object] = []
+        self._gate = Gate()
         self._begin_alone()
-        renew_after_fork(self)
+        pause_for_fork(self)
 
     def _begin_alone(self) -> None:
         self._write_lock = threading.RLock()
-        self._current = threading.local()
+        self._current = _Current()
+        self._writing = False
+
+    def pause(self) -> None:
+        """Keeps threads from beginning transactions, when those that are open have ended."""
+        self._gate.close(inside=0 if self.joined() is None else 1)
+
+    def resume(self) -> None:
+        """Lets them begin."""
+        self._gate.open()
 
     def renew(self) -> None:
-        """Connections of one's own, in a forked child."""
+        """Connections of one's own, in a forked child. An open transaction stays the parent's."""
+        # SQLite counts the locks of a process in its memory, and that has been copied: what was
+        # locked by a connection of the parent's stays locked in the child.
+        self._locked_out |= self._writing
         self._begin_alone()
+        self._gate.renew()
         self._abandoned.append(self.engine.pool)  # to close them would disturb the parent
         self.engine.dispose(close=False)
 
     def joined(self) -> sa.Connection | None:
         """The connection of the transaction that this thread is in, if it is in one."""
-        return getattr(self._current, "connection", None)
+        return self._current.connection
 
     def check(self) -> None:
         """Raises what a transaction would, of a store that is closed or has another schema."""
@@ -61,10 +95,17 @@ class Database:
             with self.read():
                 pass
 
+    def after_commit(self, callback: Callback) -> None:
+        """Calls it when what this thread has written so far is committed; now, if it is already."""
+        if self._current.connection is not None and self._current.may_write:
+            self._current.callbacks.append(callback)
+        else:
+            callback()
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one moment of the database."""
-        with self._transaction(self.engine, nullcontext()) as connection:
+        with self._joined_or_begun(self.engine, nullcontext()) as connection, self.errors():
             yield connection
 
     @contextmanager
@@ -74,16 +115,25 @@ class Database:
         What a lax one commits survives the death of the process, and not that of the machine.
         """
         writer = self._lax_writer if lax else self._writer
-        with self._transaction(writer, self._write_lock) as connection:
-            if not self._current.may_write:
-                raise StoreError("Within a snapshot nothing can be written; use transaction().")
+        with self._joined_or_begun(writer, self._queue()) as connection, self.errors():
+            self._refuse_snapshot()
             yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """As `write`, for the code of others: what that raises is passed on as it is.
+
+        Within another one, it undoes its own part when it fails, and only that.
+        """
+        with self._joined_or_begun(self._writer, self._queue(), savepoint=True):
+            yield
 
     @contextmanager
     def bare(self) -> Iterator[sa.Connection]:
         """A connection in no transaction, whatever the state of the schema."""
         self._refuse_closed()
-        with self.errors(), self.engine.connect() as connection:
+        gate = self._gate if self.joined() is None else nullcontext()
+        with gate, self.errors(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -103,27 +153,119 @@ class Database:
         self._closed = True
         self.engine.dispose()
 
+    # ------------------------------------------------------------------ transactions
+
     @contextmanager
-    def _transaction(
-        self, engine: sa.Engine, lock: AbstractContextManager[object]
+    def _joined_or_begun(
+        self, engine: sa.Engine, lock: AbstractContextManager[object], *, savepoint: bool = False
     ) -> Iterator[sa.Connection]:
-        joined = self.joined()
+        current = self._current
+        joined = current.connection
         if joined is not None:
-            with self.errors():
+            _refuse_undone(joined)
+            with self._savepoint(joined) if savepoint else nullcontext():
                 yield joined
             return
         self._refuse_closed()
-        with self.errors(), lock, engine.begin() as connection:
-            if not self._schema_checked:
-                check_schema(connection)
-                self._schema_checked = True
-            self._current.connection = connection
-            self._current.may_write = engine is not self.engine
+        with lock, self._gate, self._begun(engine) as connection:
+            yield connection
+        if current.callbacks:
+            callbacks, current.callbacks = current.callbacks, []
+            for callback in callbacks:
+                callback()
+
+    @contextmanager
+    def _begun(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        current = self._current
+        connection = current.connection = self._begin(engine)
+        current.may_write = engine is not self.engine
+        committed = False
+        try:
+            self._writing |= current.may_write
+            yield connection
+            if current is self._current:
+                with self.errors():
+                    _refuse_undone(connection)
+                    connection.commit()
+                committed = True
+        finally:
+            current.connection = None
+            if not committed:
+                current.callbacks.clear()
+            if current is not self._current:
+                self._abandoned.append(connection)  # forked within: it is the parent's to end
+            else:
+                with suppress(sa.exc.SQLAlchemyError):
+                    if not committed:
+                        connection.rollback()
+                    connection.close()
+                if current.may_write:
+                    self._writing = False
+
+    def _begin(self, engine: sa.Engine) -> sa.Connection:
+        with self.errors():
+            connection = engine.connect()
             try:
-                yield connection
-            finally:
-                self._current.connection = None
+                connection.begin()
+                if not self._schema_checked:
+                    check_schema(connection)
+                    self._schema_checked = True
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    @contextmanager
+    def _savepoint(self, connection: sa.Connection) -> Iterator[None]:
+        self._refuse_snapshot()
+        current = self._current
+        waiting = len(current.callbacks)
+        with self.errors():
+            savepoint = connection.begin_nested()
+        try:
+            yield
+            if current is self._current:
+                with self.errors():
+                    _refuse_undone(connection)
+                    savepoint.commit()
+        except BaseException:
+            if current is self._current:
+                del current.callbacks[waiting:]
+                with suppress(sa.exc.SQLAlchemyError):
+                    savepoint.rollback()
+            raise
+
+    @contextmanager
+    def _queue(self) -> Iterator[None]:
+        if self._locked_out:
+            raise StoreUnavailableError(
+                "This process was forked within a transaction and can never write to the same "
+                "database. Fork outside of transactions, or start processes afresh."
+            )
+        lock = self._write_lock
+        if not lock.acquire(timeout=self._patience):
+            raise StoreUnavailableError(
+                "Another thread has been writing for longer than the busy timeout. "
+                "Try again, or find the transaction that stays open."
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _refuse_snapshot(self) -> None:
+        if not self._current.may_write:
+            raise StoreError("Within a snapshot nothing can be written; use transaction().")
 
     def _refuse_closed(self) -> None:
         if self._closed:
             raise StoreUnavailableError("This store has been closed. Open a new one.")
+
+
+def _refuse_undone(connection: sa.Connection) -> None:
+    """Some errors, such as a full disk, make SQLite roll back the transaction as a whole."""
+    if not getattr(connection.connection.driver_connection, "in_transaction", True):
+        raise StoreError(
+            "An error within this transaction has made the database undo all of it. "
+            "Begin a new one, and do not catch errors of the store inside."
+        )

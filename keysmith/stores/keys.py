@@ -39,6 +39,9 @@ class SqlKeyRepository(SqlRepository[Key]):
     def get_by_hash(self, key_hash: str) -> Key:
         return self._one(_table.c.key_hash == key_hash)
 
+    def get_by_request(self, token: str) -> Key:
+        return self._one(_table.c.request_token == token)
+
     def get_by_prefix(self, prefix: str, hint: str) -> Key:
         return self._one(_table.c.prefix == prefix, _table.c.hint == hint, newest=True)
 

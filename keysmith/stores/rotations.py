@@ -29,6 +29,9 @@ class SqlRotationRepository(SqlRepository[Rotation]):
     taken = "Another rotation has taken this secret out of use already."
     filters = TypeAdapter(RotationFilters)
 
+    def get_by_request(self, token: str) -> Rotation:
+        return self._one(_table.c.request_token == token)
+
     def get_by_old_hash(self, key_hash: str) -> Rotation:
         return self._one(_table.c.old_key_hash == key_hash)
 

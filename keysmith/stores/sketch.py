@@ -43,9 +43,14 @@ class LatencySketch:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LatencySketch:
-        """The sketch that `to_bytes` wrote; the empty one for no bytes."""
+        """The sketch that `to_bytes` wrote; the empty one for no bytes.
+
+        Raises `ValueError` for other bytes.
+        """
         sketch = cls()
         if data:
+            if len(data) < _HEADER.size or data[:1] not in (b"I", b"Q"):
+                raise ValueError("not a sketch")
             code, sketch._first, sketch._zeros = _HEADER.unpack_from(data)
             bins = array(code.decode())
             bins.frombytes(data[_HEADER.size :])

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from keysmith.errors import (
     SchemaOutdatedError,
     StoreCorruptError,
+    StoreError,
     StoreUnavailableError,
 )
 from keysmith.stores.counters import FileCounters, MemoryCounters
@@ -29,6 +30,8 @@ from keysmith.stores.keys import SqlKeyRepository
 from keysmith.stores.policies import SqlPolicyRepository
 from keysmith.stores.rotations import SqlRotationRepository
 from keysmith.stores.scopes import SqlScopeRepository
+from keysmith.stores.sqlite_backup import Progress, back_up, bring_back, sound_backup
+from keysmith.stores.sqlite_connections import FileConnection, connect, let_go_of_broken
 from keysmith.stores.sqlite_errors import translate
 from keysmith.stores.usages import SqlUsageRepository
 
@@ -81,6 +84,7 @@ class SqliteStore:
                 keysmith_begin="IMMEDIATE", keysmith_synchronous="NORMAL"
             ),
             translate=lambda error: translate(error, self._path),
+            patience=busy_timeout.total_seconds(),
         )
         self.keys = SqlKeyRepository(self._database)
         self.policies = SqlPolicyRepository(self._database)
@@ -101,14 +105,22 @@ class SqliteStore:
         return self._database.engine
 
     @property
+    def path(self) -> Path | None:
+        """The file; `None` for a database in memory."""
+        return self._path
+
+    @property
     def in_transaction(self) -> bool:
         """Whether this thread is inside `transaction()` or `snapshot()`."""
         return self._database.joined() is not None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes of this thread inside are committed together at the end, or not at all."""
-        with self._database.write():
+        """All writes of this thread inside are committed together at the end, or not at all.
+
+        One within another is part of it; if it fails, it alone is undone.
+        """
+        with self._database.transaction():
             yield
 
     @contextmanager
@@ -116,6 +128,10 @@ class SqliteStore:
         """All reads of this thread inside see the same moment."""
         with self._database.read():
             yield
+
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """See `Store.after_commit`."""
+        self._database.after_commit(callback)
 
     def migrate(self) -> None:
         """Brings the schema to the newest revision, creating the file if there is none.
@@ -154,12 +170,56 @@ class SqliteStore:
         except SchemaOutdatedError as error:
             raise StoreUnavailableError(str(error)) from None
 
+    def backup(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Writes a copy of this moment into the file `target`, while others read and write.
+
+        It takes its name when it is whole, checked and on the disk; nobody sees less. Counts of
+        limits lie beside the database, and are not in it. `progress` is called with the pages that
+        are copied and with their total. Raises `ConflictError` for a file that exists, unless
+        `overwrite` is set, and the `StoreError`s where one of the two files cannot be used.
+        """
+        with self._database.bare() as connection:
+            driver: Any = connection.connection.driver_connection
+            back_up(driver, self._path, _file(target), overwrite=overwrite, progress=progress)
+
+    def restore(self, backup: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+        """Puts the content of a backup in place of all that is in the database, and migrates it.
+
+        One transaction, also while others read and write: each sees the old or the new. What was
+        written since the backup is gone. Raises the `StoreError`s where one of the two files
+        cannot be used, or the backup is no database of Keysmith's; the database is then as it was.
+        """
+        self._database._refuse_closed()  # noqa: SLF001
+        with sound_backup(_file(backup)) as source:
+            self._create_file()
+            # A bare connection: our settings would have a schema read that may be damaged.
+            bring_back(
+                source,
+                lambda: connect(self._uri, self._path, timeout=0),
+                self._path,
+                patience=self._busy_timeout.total_seconds(),
+                progress=progress,
+            )
+        self.migrate()
+
     def before_close(self, finish: Callable[[], None]) -> None:
         """See `Store.before_close`."""
+        self._finishers = [each for each in self._finishers if each() is not None]
         self._finishers.append(WeakMethod(finish))
 
     def close(self) -> None:
-        """Lets go of every connection; a memory database is gone. May be called twice."""
+        """Lets go of every connection; a memory database is gone. May be called twice.
+
+        Raises `StoreError` inside a transaction, which comes first.
+        """
+        if self.in_transaction:
+            raise StoreError("Within a transaction the store cannot be closed; do so after it.")
         with ExitStack() as stack:
             if self._anchor is not None:
                 stack.callback(self._anchor.close)
@@ -195,16 +255,12 @@ class SqliteStore:
         )
         logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(_without_rows)
         sa.event.listen(engine, "begin", _begin)
+        sa.event.listen(engine, "checkout", self._refuse_moved)
+        sa.event.listen(engine, "handle_error", let_go_of_broken)
         return engine
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._uri,
-            uri=True,
-            timeout=self._busy_timeout.total_seconds(),
-            isolation_level=None,  # transactions begin where _begin says, and nowhere else
-            check_same_thread=False,
-        )
+    def _connect(self) -> FileConnection:
+        connection = connect(self._uri, self._path, timeout=self._busy_timeout.total_seconds())
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
@@ -214,6 +270,12 @@ class SqliteStore:
             connection.close()
             raise
         return connection
+
+    def _refuse_moved(self, connection: FileConnection, _record: Any, _proxy: Any) -> None:
+        """Lets the pool open another connection in place of one to what is no longer there."""
+        if connection.moved:
+            self._database.schema_changed()
+            raise sa.exc.DisconnectionError
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         """Switches the file to WAL, once; what cannot be written to stays as it is."""
@@ -256,6 +318,13 @@ def _checked(path: str | os.PathLike[str]) -> Path | None:
     return Path(text).absolute()
 
 
+def _file(path: str | os.PathLike[str]) -> Path:
+    checked = _checked(path)
+    if checked is None:
+        raise StoreUnavailableError("A backup is a file: name one.")
+    return checked
+
+
 def _without_rows(record: logging.LogRecord) -> bool:
     # At DEBUG, SQLAlchemy logs the rows that it reads, and those hold hashes.
     return record.levelno > logging.DEBUG
@@ -267,7 +336,10 @@ def _begin(connection: sa.Connection) -> None:
     if mode != "DEFERRED":
         synchronous = options.get("keysmith_synchronous", "FULL")
         driver: Any = connection.connection.driver_connection
-        driver.execute(f"PRAGMA synchronous = {synchronous}")
+        try:
+            driver.execute(f"PRAGMA synchronous = {synchronous}")
+        except sqlite3.Error as error:
+            raise sa.exc.DBAPIError(None, None, error) from None
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 

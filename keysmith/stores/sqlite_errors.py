@@ -31,8 +31,8 @@ def translate(error: BaseException, path: Path | None) -> KeysmithError:
     where = str(path or "the memory database")
     if code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
         return ConflictError(f"There is such a row already: {_unique_columns(cause)}.")
-    if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
-        return NotFoundError("This refers to an object that does not exist.")
+    if str(cause) == "FOREIGN KEY constraint failed":
+        return _dangling(error)
     match (code or 0) & 0xFF:
         case sqlite3.SQLITE_CANTOPEN:
             return _cannot_open(path)
@@ -63,6 +63,12 @@ def translate(error: BaseException, path: Path | None) -> KeysmithError:
     return StoreError(f"{where}: {getattr(cause, 'sqlite_errorname', None) or cause}.")
 
 
+def _dangling(error: BaseException) -> KeysmithError:
+    if (getattr(error, "statement", None) or "").startswith("DELETE"):
+        return ConflictError("A row of another table refers to this. Remove that one first.")
+    return NotFoundError("This refers to an object that does not exist.")
+
+
 def _cannot_open(path: Path | None) -> StoreError:
     if path is None:
         return StoreUnavailableError("The memory database is gone. Open a new store.")
@@ -75,7 +81,8 @@ def _cannot_open(path: Path | None) -> StoreError:
         return StoreUnavailableError(f"{path} is a folder. Name a file in it.")
     if not os.path.exists(path):
         return SchemaOutdatedError(
-            f"There is no database at {path} yet. Call store.migrate(), or run `keysmith migrate`."
+            f"There is no database at {path}. To create one, call store.migrate(), or run "
+            "`keysmith migrate`."
         )
     if not os.access(path, os.R_OK):
         return StoreUnavailableError(f"No permission to read {path}.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any, Unpack
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from keysmith.errors import KeyNotFoundError, NotFoundError
 from keysmith.ids import IdPrefix, new_id
-from keysmith.models import Key, Period, UsageAggregate, UsageRecord
+from keysmith.models import Key, Period, UsageAggregate, UsageRecord, UsageSummary
 from keysmith.models.base import moment
 from keysmith.stores.aggregates import Counted, SqlAggregates
 from keysmith.stores.base import RecordedUsage, UsageFilters
@@ -22,8 +22,8 @@ from keysmith.stores.repository import SqlRepository
 _records: sa.Table = sa.inspect(UsageRecord).local_table  # type: ignore[assignment]
 _keys: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 
-PURGED_AT_ONCE = 1_000
-"""Records that are removed in one transaction: other writers wait for some milliseconds."""
+AT_ONCE = 1_000
+"""Records that are added or removed in one step: others wait for some milliseconds."""
 
 
 class SqlUsageRepository(SqlRepository[UsageRecord]):
@@ -42,31 +42,17 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         self.record_batch([record])
 
     def record_batch(self, records: Iterable[UsageRecord]) -> None:
-        batch = list(records)
-        if not batch:
-            return
-        rows = [self.row(record) for record in batch]
-        key_ids = {record.key_id for record in batch}
-        with self._database.write() as connection:
-            known = connection.scalars(sa.select(_keys.c.id).where(_keys.c.id.in_(key_ids)))
-            if key_ids - set(known):
-                raise KeyNotFoundError
-            connection.execute(sa.insert(_records), rows)
-            self._aggregates.add(
-                connection,
-                [
-                    Counted(r.key_id, r.tenant_id, r.created_at, r.status_code, r.latency_ms)
-                    for r in batch
-                ],
-            )
+        rows = [self.row(record) for record in records]
+        if rows:
+            with self._database.write() as connection:
+                for start in range(0, len(rows), AT_ONCE):
+                    self._add(connection, rows[start : start + AT_ONCE])
 
     def record_known(
         self, usages: Sequence[RecordedUsage], last_used: Mapping[str, datetime]
     ) -> int:
-        key_ids = {usage.data.key_id for usage in usages}
         with self._database.write(lax=True) as connection:
-            found = connection.execute(_OWNERS, {"key_ids": list(key_ids)}) if key_ids else ()
-            owners = {key_id: (tenant_id, app_id) for key_id, tenant_id, app_id in found}
+            owners = _owners(connection, {usage.key_id for usage in usages})
             known = [usage for usage in usages if _is_known(usage, owners)]
             if known:
                 stored = stored_moment(connection.dialect)
@@ -108,6 +94,11 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
     ) -> Sequence[UsageAggregate]:
         return self._aggregates.select(Period(period), limit, after, filters)
 
+    def summarize(
+        self, *, period: Period = Period.DAILY, **filters: Unpack[UsageFilters]
+    ) -> Sequence[UsageSummary]:
+        return self._aggregates.summarize(Period(period), filters)
+
     def count(self, **filters: Unpack[UsageFilters]) -> int:
         return self._count(*self._filtered(filters, time=_records.c.created_at))
 
@@ -121,10 +112,23 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         old = (
             sa.select(_records.c.id)
             .where(_records.c.created_at < moment(before), *self._equal(tenant_id=tenant_id))
-            .limit(PURGED_AT_ONCE)
+            .limit(AT_ONCE)
         )
         with self._database.write(lax=True) as connection:
             return connection.execute(sa.delete(_records).where(_records.c.id.in_(old))).rowcount
+
+    def _add(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Adds rows to records and aggregates, or raises `KeyNotFoundError`."""
+        owners = _owners(connection, {row["key_id"] for row in rows})
+        try:
+            for row in rows:
+                row["tenant_id"], _ = owners[row["key_id"]]
+        except KeyError:
+            raise KeyNotFoundError from None
+        connection.execute(self._insert, rows)
+        self._aggregates.add(
+            connection, [Counted(*(row[name] for name in Counted._fields)) for row in rows]
+        )
 
     def daily_count(self, key_id: str, date: date) -> int:
         return self._aggregates.requests(key_id, Period.DAILY, date)
@@ -134,7 +138,7 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
 
 
 Owners = Mapping[str, tuple[str, str]]
-"""Tenant and app of each key that exists."""
+"""Tenant and app of each key that exists: those of its usage, whatever a record says."""
 
 _COLUMNS = (
     "id",
@@ -152,6 +156,9 @@ _COLUMNS = (
 _OWNERS = sa.select(_keys.c.id, _keys.c.tenant_id, _keys.c.app_id).where(
     _keys.c.id.in_(sa.bindparam("key_ids", expanding=True))
 )
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""The first moment that an ID can tell."""
+
 _INSERT = sa.insert(_records).values({name: sa.bindparam(name) for name in _COLUMNS})
 _LAST_USED = (
     sa.update(_keys)
@@ -163,8 +170,15 @@ _LAST_USED = (
 )
 
 
+def _owners(connection: sa.Connection, key_ids: Collection[str]) -> Owners:
+    if not key_ids:
+        return {}
+    found = connection.execute(_OWNERS, {"key_ids": list(key_ids)})
+    return {key_id: (tenant_id, app_id) for key_id, tenant_id, app_id in found}
+
+
 def _is_known(usage: RecordedUsage, owners: Owners) -> bool:
-    owner = owners.get(usage.data.key_id)
+    owner = owners.get(usage.key_id)
     return (
         owner is not None
         and usage.tenant_id in (None, owner[0])
@@ -176,28 +190,26 @@ def _row(
     usage: RecordedUsage, owners: Owners, stored: Callable[[datetime], Any]
 ) -> tuple[Any, ...]:
     """The row to write, in the order of `_COLUMNS`."""
-    data = usage.data
     return (
-        new_id(IdPrefix.USAGE, usage.created_at),
-        data.key_id,
-        owners[data.key_id][0],
-        data.endpoint,
-        data.method,
-        data.status_code,
-        data.ip_address,
-        data.user_agent,
-        data.latency_ms,
-        json.dumps(data.meta) if data.meta else "{}",
+        new_id(IdPrefix.USAGE, max(usage.created_at, _EPOCH)),
+        usage.key_id,
+        owners[usage.key_id][0],
+        usage.endpoint,
+        usage.method,
+        usage.status_code,
+        usage.ip_address,
+        usage.user_agent,
+        usage.latency_ms,
+        json.dumps(usage.meta) if usage.meta else "{}",
         stored(usage.created_at),
     )
 
 
 def _counted(usage: RecordedUsage, owners: Owners) -> Counted:
-    data = usage.data
     return Counted(
-        data.key_id,
-        owners[data.key_id][0],
+        usage.key_id,
+        owners[usage.key_id][0],
         usage.created_at,
-        data.status_code,
-        data.latency_ms,
+        usage.status_code,
+        usage.latency_ms,
     )

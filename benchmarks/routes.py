@@ -1,0 +1,238 @@
+"""FastAPI: a route behind a key, and the same route without.
+
+In process, the application is called as a server would call it, and nothing else is timed. Behind
+uvicorn, wrk asks it over the loopback interface, as a client would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Security
+from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from benchmarks.cases import USED, on_loop
+from benchmarks.databases import SCOPES, plain, scattered
+from benchmarks.harness import Clock, Pair, Timed
+from benchmarks.workshop import Unavailable, Workshop
+from keysmith import Engine, SqliteStore
+from keysmith.fastapi import APIKeyAuth, UsageMiddleware
+
+_ROOT = Path(__file__).parent.parent
+_DATABASE = "KEYSMITH_BENCHMARK_DATABASE"
+_PATH = "/users/17"
+_CONNECTIONS = 8
+_SECONDS = 1
+_PATIENCE = 30.0
+
+_REQUEST = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "http_version": "1.1",
+    "method": "GET",
+    "scheme": "http",
+    "path": _PATH,
+    "raw_path": _PATH.encode(),
+    "query_string": b"",
+    "root_path": "",
+    "client": ("127.0.0.1", 50000),
+    "server": ("127.0.0.1", 8000),
+}
+
+
+def bare_app() -> FastAPI:
+    """The route by itself."""
+    app = FastAPI()
+
+    @app.get("/users/{user_id}")
+    async def user(user_id: int) -> dict[str, int]:
+        return {"id": user_id}
+
+    return app
+
+
+def guarded_app(engine: Engine | None = None) -> FastAPI:
+    """The route behind a key, with every request recorded.
+
+    uvicorn gives no engine; it is then made on the database that the environment names.
+    """
+    engine = engine or Engine(SqliteStore(os.environ[_DATABASE]))
+    auth = APIKeyAuth(engine)
+    app = FastAPI()
+    app.add_middleware(UsageMiddleware, engine=engine)
+
+    @app.get("/users/{user_id}", dependencies=[Security(auth, scopes=[SCOPES[0]])])
+    async def user(user_id: int) -> dict[str, int]:
+        return {"id": user_id}
+
+    return app
+
+
+def empty_app() -> FastAPI:
+    """The route behind a dependency and a middleware that are asked, and do nothing."""
+
+    async def dependency(_: HTTPConnection, scopes: SecurityScopes) -> None:
+        pass
+
+    app = FastAPI()
+    app.add_middleware(_Empty)
+
+    @app.get("/users/{user_id}", dependencies=[Security(dependency, scopes=[SCOPES[0]])])
+    async def user(user_id: int) -> dict[str, int]:
+        return {"id": user_id}
+
+    return app
+
+
+class _Empty:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watch(message: Message) -> None:
+            await send(message)
+
+        await self._app(scope, receive, watch)
+
+
+def floor(shop: Workshop) -> Pair:
+    """What FastAPI itself takes for a dependency and a middleware."""
+    keys = scattered(plain(shop.keys), USED)
+    empty, bare = (
+        Timed(_same, on_loop(shop, _caller(app, keys))) for app in (empty_app(), bare_app())
+    )
+    return Pair(empty, bare, batch=0.05)
+
+
+def in_process(shop: Workshop) -> Pair:
+    """Both applications, called in this process."""
+    engine, keys = shop.engine(shop.copy()), scattered(plain(shop.keys), USED)
+    guarded = on_loop(shop, _caller(guarded_app(engine), keys))
+
+    def run(count: int) -> None:
+        guarded(count)
+        engine.flush()  # what was put off belongs to the requests
+
+    bare = Timed(_same, on_loop(shop, _caller(bare_app(), keys)))
+    return Pair(Timed(_same, run), bare, batch=0.25)
+
+
+def _same(count: int) -> int:
+    return count
+
+
+def _caller(app: ASGIApp, raw_keys: list[str]) -> Callable[[int], Coroutine[Any, Any, None]]:
+    keys = cycle([raw_key.encode() for raw_key in raw_keys])
+    statuses: set[int] = set()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.add(message["status"])
+
+    async def call(count: int) -> None:
+        for _ in range(count):
+            headers = [
+                (b"host", b"127.0.0.1:8000"),
+                (b"user-agent", b"curl/8.7.1"),
+                (b"x-api-key", next(keys)),
+            ]
+            await app({**_REQUEST, "headers": headers, "state": {}}, receive, send)
+        if statuses != {200}:
+            raise RuntimeError(f"The route answered {sorted(statuses)}.")
+
+    return call
+
+
+def behind_uvicorn(shop: Workshop) -> Pair:
+    """Both applications, served by uvicorn and asked by wrk."""
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        raise Unavailable("wrk is not on the PATH")
+    database = shop.copy()
+    script = database.with_name("keys.lua")
+    script.write_text(_lua(scattered(plain(shop.keys), USED)))
+    guarded, bare = (
+        _Asked(wrk, script, _serve(shop, application, database))
+        for application in ("guarded_app", "bare_app")
+    )
+    return Pair(guarded, bare, most=1)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A server that wrk asks as often as it can for a second, whatever the batch and the clock."""
+
+    wrk: str
+    script: Path
+    port: int
+
+    def time(self, operations: int, clock: Clock) -> float:  # noqa: ARG002
+        """See `Side.time`."""
+        address = f"http://127.0.0.1:{self.port}{_PATH}"
+        how = ["-t1", f"-c{_CONNECTIONS}", f"-d{_SECONDS}", "-s", str(self.script), address]
+        answer = subprocess.run([self.wrk, *how], check=True, capture_output=True, text=True).stdout
+        rate = re.search(r"^Requests/sec: +([0-9.]+)", answer, re.MULTILINE)
+        if rate is None or "Non-2xx" in answer or "Socket errors" in answer:
+            raise RuntimeError(f"wrk says: {answer}")
+        return 1 / float(rate[1])
+
+
+def _lua(raw_keys: list[str]) -> str:
+    """What tells wrk to send the keys in turn."""
+    headers = ", ".join(json.dumps(raw_key) for raw_key in raw_keys)
+    return f"""
+local keys, requests, last = {{ {headers} }}, {{}}, 0
+function init()
+    for i, key in ipairs(keys) do
+        requests[i] = wrk.format("GET", "{_PATH}", {{ ["X-API-Key"] = key }})
+    end
+end
+function request()
+    last = last % #requests + 1
+    return requests[last]
+end
+"""
+
+
+def _serve(shop: Workshop, application: str, database: Path) -> int:
+    """Starts uvicorn with the application; gives the port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "uvicorn", "--factory", f"{__name__}:{application}"),
+            *("--port", str(port), "--log-level", "warning", "--no-access-log"),
+        ],
+        cwd=_ROOT,
+        env={**os.environ, _DATABASE: str(database)},
+    )
+    shop.after(server.wait, _PATIENCE)
+    shop.after(server.terminate)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"uvicorn did not start {application}.") from None
+            time.sleep(0.05)
+        else:
+            return port

@@ -1,0 +1,133 @@
+"""docs/http.md and the OpenAPI document tell the same as the code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+from typer.main import get_command
+
+import keysmith.fastapi
+from keysmith import Engine, SqliteStore
+from keysmith.cli.app import app as commands
+from keysmith.fastapi import management_router
+from keysmith.fastapi.authority import SCOPES, Requires
+from keysmith.plugins import Metrics
+from keysmith.server import Settings, create_app
+
+ROOT = Path(__file__).parent.parent
+HTTP_MD = (ROOT / "docs" / "http.md").read_text()
+README = (ROOT / "README.md").read_text()
+TABLE = {
+    (method, path): scope.strip("`")
+    for method, path, scope in re.findall(
+        r"^\| `([A-Z]+) (/\S+)` \| (`[a-z:]+`|open) \|", HTTP_MD, re.MULTILINE
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    engine = Engine(SqliteStore(tmp_path_factory.mktemp("docs") / "keys.db"))
+    return create_app(engine, Settings(), Metrics())
+
+
+@pytest.fixture(scope="module")
+def document(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield (method.upper(), path), operation
+
+
+def test_every_route_is_in_the_table_and_none_else(document: dict[str, Any]) -> None:
+    assert {route for route, _ in operations(document)} == set(TABLE)
+
+
+def test_every_route_of_the_readme_exists(document: dict[str, Any]) -> None:
+    for path in re.findall(r"\$API(/\S+?)\"", README):
+        template = "/v1" + path.replace("$KEY_ID", "{key_id}")
+        assert template in document["paths"], path
+
+
+def test_every_route_asks_for_the_scope_that_the_table_has(app: FastAPI) -> None:
+    found = {}
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route if hasattr(context, "original_route") else context
+        if isinstance(route, APIRoute):
+            scopes = [
+                dependency.call.scope
+                for dependency in context.dependant.dependencies
+                if isinstance(dependency.call, Requires)
+            ]
+            for method in context.methods:
+                found[method, context.path_format] = scopes
+    for (method, path), scope in TABLE.items():
+        if path.startswith("/v1/"):
+            assert found[method, path] == [scope], (method, path)
+    assert set(TABLE.values()) - {"open"} <= set(SCOPES)
+
+
+def test_everything_that_is_public_is_documented() -> None:
+    for name in keysmith.fastapi.__all__:
+        assert (getattr(keysmith.fastapi, name).__doc__ or "").strip(), name
+    for (_, path), scope in TABLE.items():
+        assert (scope == "open") == (path in {"/healthz", "/readyz"})
+
+
+def test_the_document_serves_for_a_client(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, operation in operations(document)]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z_]+", each) for each in ids)
+    for (method, path), operation in operations(document):
+        where = f"{method} {path}"
+        assert operation["tags"], where
+        assert operation["description"].endswith("."), where
+        open_to_all = TABLE[method, path] == "open"
+        assert operation.get("security", []) == ([] if open_to_all else [{"Keysmith": []}]), where
+        answers = operation["responses"]
+        assert ("401" in answers) != open_to_all, where
+        for status, answer in answers.items():
+            if status in {"200", "201"}:
+                assert answer["content"], where
+            elif status != "204":
+                problem = answer["content"]["application/problem+json"]
+                assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}, where
+    schemas = document["components"]["schemas"]
+    assert "metadata" in schemas["KeyPublic"]["properties"]
+    assert "metadata" in schemas["KeyCreate"]["properties"]
+    assert not [name for name in schemas if "hash" in str(schemas[name].get("properties", {}))]
+
+
+def test_without_metrics_there_is_no_such_route(tmp_path: Path) -> None:
+    with Engine(SqliteStore(tmp_path / "keys.db")) as engine:
+        assert "/metrics" not in create_app(engine, Settings()).openapi()["paths"]
+        own = FastAPI()
+        own.include_router(management_router(engine, prefix="/api-keys"))
+        paths = own.openapi()["paths"]
+    assert all(path.startswith("/api-keys/") for path in paths)
+
+
+def test_the_table_of_settings_is_the_settings() -> None:
+    section = HTTP_MD[HTTP_MD.index("## Configuring") :]
+    rows = re.findall(r"^\| `KEYSMITH_(\w+)` \| `--([a-z-]+)`", section, re.MULTILINE)
+    assert [variable.lower() for variable, _ in rows] == list(Settings.model_fields)
+    serve = get_command(commands).commands["serve"]  # type: ignore[attr-defined]
+    flags = {flag for parameter in serve.params for flag in parameter.opts} - {"--help"}
+    assert {f"--{flag}" for _, flag in rows} == flags
+
+
+def test_the_codes_of_the_table_are_those_of_the_code() -> None:
+    section = HTTP_MD[HTTP_MD.index("## Problems") : HTTP_MD.index("## Configuring")]
+    documented = set(re.findall(r"^\| \d+ \| `(\w+)` \|", section, re.MULTILINE))
+    source = "".join(path.read_text() for path in (ROOT / "keysmith" / "fastapi").glob("*.py"))
+    raised = set(re.findall(r'(?:HTTPProblem|_refuse)\(\s*(?:\d+,\s*)?"(\w+)"', source))
+    assert documented == raised

@@ -1,0 +1,966 @@
+"""Usage: nothing is lost, nothing is counted twice, and no rubbish gets in."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from keysmith import (
+    Engine,
+    KeyCreate,
+    KeyNotFoundError,
+    Period,
+    SqliteStore,
+    StoreCorruptError,
+    StoreError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    UsageCreate,
+    UsageRecord,
+)
+from keysmith.engine import buffer
+from keysmith.models.usages import MAX_LATENCY_MS
+from tests.conftest import START, TurnableClock
+from tests.elsewhere import ROOT
+
+FOREVER = timedelta(seconds=30)
+BRIEF = timedelta(milliseconds=20)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with SqliteStore(tmp_path / "keys.db") as store:
+        store.migrate()
+    return tmp_path / "keys.db"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written because time has passed."""
+    monkeypatch.setattr(buffer, "INTERVAL", 3600.0)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly any time has to pass."""
+    monkeypatch.setattr(buffer, "INTERVAL", 0.005)
+
+
+def a_key(engine: Engine, **fields: Any) -> str:
+    return engine.create_key(KeyCreate(name="production", **fields)).key.id
+
+
+def request(key_id: str, **fields: Any) -> UsageCreate:
+    return UsageCreate(
+        **{"key_id": key_id, "endpoint": "/users", "method": "GET", "status_code": 200, **fields}
+    )
+
+
+def writer(engine: Engine) -> threading.Thread | None:
+    return engine._context.usage._thread
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("it never came to that")
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+@pytest.mark.usefixtures("patient")
+class TestWhatReadsSee:
+    def test_what_was_recorded_before(self, store: SqliteStore) -> None:
+        with Engine(store) as engine:
+            key_id = a_key(engine, tenant_id="acme")
+            acme = engine.for_tenant("acme")
+            for number in range(1, 4):
+                engine.record_usage(request(key_id, status_code=200 + 100 * number))
+                assert len(engine.query_usage()) == number
+                assert [day.request_count for day in acme.aggregate_usage()] == [number]
+            [month] = acme.aggregate_usage(period="monthly")
+            assert (month.request_count, month.error_count) == (3, 2)
+            [*_, first] = acme.query_usage(key_id=key_id)
+            assert (first.status_code, first.tenant_id) == (300, "acme")
+
+    def test_within_a_transaction_what_was_written_before_it(self, memory: SqliteStore) -> None:
+        engine = Engine(memory)
+        key_id = a_key(engine)
+        with memory.transaction():
+            engine.record_usage(request(key_id))
+            assert engine.query_usage() == []
+            for write in (engine.flush, engine._context.usage.close):
+                with pytest.raises(StoreError, match="after it"):
+                    write()
+        assert len(engine.query_usage()) == 1
+
+    def test_every_field_comes_back(self, engine: Engine) -> None:
+        key_id = a_key(engine)
+        data = request(
+            key_id,
+            endpoint="/users/{id}",
+            method="PATCH",
+            status_code=409,
+            ip_address="2001:db8::1",
+            user_agent="curl/8 ünïcode",
+            latency_ms=12.5,
+            meta={"plan": {"seats": [1, 2]}},
+            created_at=START,
+        )
+        engine.record_usage(data)
+        [found] = engine.query_usage()
+        for name in UsageCreate.model_fields:
+            assert getattr(found, name) == getattr(data, name), name
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda engine: engine.aggregate_usage(period="weekly"),
+            lambda engine: engine.aggregate_usage(after=(datetime(2026, 1, 1), "akey_x")),
+            lambda engine: engine.query_usage(since=datetime(2026, 1, 1)),
+            lambda engine: engine.query_usage(after="x"),
+            lambda engine: engine.query_usage(limit=-1),
+            lambda engine: engine.purge_usage(datetime(2026, 1, 1)),
+        ],
+    )
+    def test_questions_that_make_no_sense(self, engine: Engine, call: Any) -> None:
+        with pytest.raises(ValidationError):
+            call(engine)
+
+    @settings(max_examples=25)
+    @given(
+        st.lists(st.sampled_from([0, 1, 2, 999, 1000, 86_400_000]), max_size=30),
+        st.integers(1, 7),
+    )
+    def test_pages_are_complete_and_without_repetition(self, after: list[int], size: int) -> None:
+        with SqliteStore(":memory:") as store:
+            store.migrate()
+            engine = Engine(store)
+            key_ids = [a_key(engine), a_key(engine)]
+            for number, microseconds in enumerate(after):
+                at = START + timedelta(microseconds=microseconds)
+                engine.record_usage(request(key_ids[number % 2], created_at=at))
+            everything = list(engine.query_usage())
+            assert len(everything) == len(after)
+            times = [record.created_at for record in everything]
+            assert times == sorted(times, reverse=True)
+            pages: list[UsageRecord] = []
+            while page := engine.query_usage(limit=size, after=pages[-1].id if pages else None):
+                assert len(page) <= size
+                pages += page
+            assert pages == everything
+
+            days = list(engine.aggregate_usage())
+            found = list(engine.aggregate_usage(limit=1))
+            while page := engine.aggregate_usage(
+                limit=1, after=(found[-1].period_start, found[-1].key_id) if found else None
+            ):
+                found += page
+            assert found == days
+
+
+# ---------------------------------------------------------------------------- adding up
+
+
+def assert_adds_up(store: SqliteStore) -> None:
+    """That days and months are exactly what the records say."""
+    records = store.usages.query()
+    for period in Period:
+        counted = Counter((r.key_id, period.start(r.created_at)) for r in records)
+        failed = Counter((r.key_id, period.start(r.created_at)) for r in records if r.failed)
+        found = store.usages.aggregate(period=period)
+        assert {(a.key_id, a.period_start): a.request_count for a in found} == counted
+        for each in found:
+            members = sorted(
+                r.latency_ms
+                for r in records
+                if r.key_id == each.key_id and period.start(r.created_at) == each.period_start
+            )
+            assert each.error_count == failed[each.key_id, each.period_start]
+            assert math.isclose(each.total_latency, sum(members), abs_tol=1e-9)
+            for fraction, percentile in ((0.5, each.p50_latency), (0.99, each.p99_latency)):
+                exact = members[int(fraction * (len(members) - 1))]
+                assert percentile == pytest.approx(exact, rel=0.02, abs=1e-6)
+            assert each.tenant_id == store.keys.get(each.key_id).tenant_id
+    for record in records:
+        assert record.tenant_id == store.keys.get(record.key_id).tenant_id
+
+
+moments = st.datetimes(
+    min_value=datetime(2023, 12, 30), max_value=datetime(2024, 3, 2), timezones=st.just(UTC)
+)
+uses = st.tuples(
+    st.integers(0, 2),
+    moments,
+    st.sampled_from([200, 204, 399, 400, 404, 500]),
+    st.floats(0, MAX_LATENCY_MS),
+)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(uses, max_size=12), max_size=5))
+def test_days_and_months_are_what_the_records_say(batches: list[list[Any]]) -> None:
+    with SqliteStore(":memory:") as store:
+        store.migrate()
+        engines = [Engine(store), Engine(store)]
+        tenants = ["acme", "globex", "acme"]
+        key_ids = [a_key(engines[0], tenant_id=tenant) for tenant in tenants]
+        for number, batch in enumerate(batches):
+            for key, at, status, latency in batch:
+                data = request(key_ids[key], created_at=at, status_code=status, latency_ms=latency)
+                if number % 3 == 2:
+                    store.usages.record(UsageRecord(**data.model_dump()))
+                else:
+                    engines[number % 2].record_usage(data)
+            engines[number % 2].flush()
+        for engine in engines:
+            engine.flush()
+        assert store.usages.count() == sum(map(len, batches))
+        assert_adds_up(store)
+
+
+RECORDING = """
+import sys
+from datetime import UTC, datetime, timedelta
+from keysmith import Engine, SqliteStore, UsageCreate
+path, key_id, times = sys.argv[1:]
+engine = Engine(SqliteStore(path))
+print("ready", flush=True)
+sys.stdin.readline()
+start = datetime(2024, 1, 31, 23, 0, tzinfo=UTC)
+for number in range(int(times)):
+    engine.record_usage(UsageCreate(
+        key_id=key_id, endpoint="/", method="GET", status_code=200 + 300 * (number % 2),
+        latency_ms=number, created_at=start + timedelta(minutes=number % 120),
+    ))
+    if number % 100 == 0:
+        engine.flush()
+engine.close()
+"""
+
+
+def test_two_processes_count_the_same_days_of_a_key_at_once(path: Path) -> None:
+    with Engine(SqliteStore(path)) as engine:
+        key_id = a_key(engine)
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", RECORDING, str(path), key_id, "1500"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.communicate("go\n", timeout=60)
+            assert process.returncode == 0
+        assert engine.store.usages.count() == 3000
+        assert engine.store.usages.monthly_count(key_id, date(2024, 1, 9)) == 1500 + 60
+        assert_adds_up(engine.store)
+
+
+@pytest.mark.parametrize(
+    ("created_at", "day", "month"),
+    [
+        (
+            datetime(2019, 2, 28, 23, 59, 59, 999999, tzinfo=UTC),
+            date(2019, 2, 28),
+            date(2019, 2, 1),
+        ),
+        (datetime(2087, 12, 31, tzinfo=UTC), date(2087, 12, 31), date(2087, 12, 1)),
+        (datetime(1969, 7, 20, tzinfo=UTC), date(1969, 7, 20), date(1969, 7, 1)),
+        (datetime(1, 1, 1, tzinfo=UTC), date(1, 1, 1), date(1, 1, 1)),
+        (datetime(9999, 12, 31, 23, tzinfo=UTC), date(9999, 12, 31), date(9999, 12, 1)),
+        (
+            datetime(2024, 3, 1, 1, 30, tzinfo=timezone(timedelta(hours=2))),
+            date(2024, 2, 29),
+            date(2024, 2, 1),
+        ),
+        (
+            datetime(2023, 12, 31, 20, tzinfo=timezone(timedelta(hours=-7))),
+            date(2024, 1, 1),
+            date(2024, 1, 1),
+        ),
+        (None, START.date(), START.date().replace(day=1)),
+    ],
+)
+def test_whenever_it_was_it_counts_in_its_own_day_of_utc(
+    engine: Engine, created_at: datetime | None, day: date, month: date
+) -> None:
+    key_id = a_key(engine)
+    engine.record_usage(request(key_id, created_at=created_at))
+    [found] = engine.query_usage()
+    assert found.created_at == (created_at or START)
+    assert found.created_at.tzinfo is UTC
+    [daily] = engine.aggregate_usage()
+    [monthly] = engine.aggregate_usage(period=Period.MONTHLY)
+    assert daily.period_start == datetime(day.year, day.month, day.day, tzinfo=UTC)
+    assert monthly.period_start == datetime(month.year, month.month, 1, tzinfo=UTC)
+    assert engine.store.usages.daily_count(key_id, day) == 1
+    assert engine.store.usages.monthly_count(key_id, day) == 1
+
+
+def test_a_record_belongs_to_the_tenant_of_its_key(engine: Engine) -> None:
+    key_id = a_key(engine, tenant_id="acme")
+    engine.store.usages.record(UsageRecord(**request(key_id).model_dump(exclude={"created_at"})))
+    assert [record.tenant_id for record in engine.query_usage()] == ["acme"]
+    assert_adds_up(engine.store)  # type: ignore[arg-type]
+
+
+def test_a_batch_of_any_size_is_all_or_nothing(memory: SqliteStore) -> None:
+    key_id = a_key(Engine(memory))
+    fields = request(key_id).model_dump(exclude={"created_at"})
+    many = [UsageRecord(**fields) for _ in range(1_500)]
+    unknown = UsageRecord(**{**fields, "key_id": key_id[:-5] + "00000"})
+    with pytest.raises(KeyNotFoundError):
+        memory.usages.record_batch([*many, unknown])
+    assert memory.usages.count() == 0
+    assert memory.usages.aggregate() == []
+    memory.usages.record_batch(iter(many))
+    memory.usages.record_batch([])
+    assert memory.usages.count() == 1_500
+
+
+def test_purging_goes_in_steps_and_leaves_aggregates(engine: Engine) -> None:
+    store = engine.store
+    key_ids = [a_key(engine, tenant_id=tenant) for tenant in ("acme", "globex")]
+    for key_id in key_ids:
+        for hours in range(1_200):
+            engine.record_usage(request(key_id, created_at=START - timedelta(hours=hours)))
+    days = engine.aggregate_usage()
+    steps: list[int] = []
+    before = START - timedelta(hours=50)
+    assert engine.for_tenant("acme").purge_usage(before, progress=steps.append) == 1_149
+    assert sum(steps) == 1_149
+    assert max(steps) <= 1_000
+    assert store.usages.count(tenant_id="acme") == 51
+    assert store.usages.count(tenant_id="globex") == 1_200
+    assert engine.purge_usage(before) == 1_149
+    assert engine.purge_usage(before) == 0
+    assert min(record.created_at for record in engine.query_usage()) == before
+    assert engine.aggregate_usage() == days
+    engine.record_usage(request(key_ids[0], created_at=before - timedelta(hours=1)))
+    with store.transaction():
+        assert engine.purge_usage(before) == 0, "it was not written before the transaction"
+    assert engine.purge_usage(before) == 1
+
+
+# ---------------------------------------------------------------------------- what gets in
+
+
+def rubbish(key_id: str) -> Iterator[Any]:
+    good = request(key_id)
+    for name, value in [
+        ("status_code", 99),
+        ("status_code", 600),
+        ("status_code", "abc"),
+        ("status_code", None),
+        ("latency_ms", -1.0),
+        ("latency_ms", math.nan),
+        ("latency_ms", math.inf),
+        ("latency_ms", "x"),
+        ("endpoint", b"\xff"),
+        ("endpoint", "x" * 1025),
+        ("endpoint", "a\nb"),
+        ("endpoint", "\ud800"),
+        ("method", "x" * 33),
+        ("ip_address", "x" * 65),
+        ("user_agent", "\x00"),
+        ("user_agent", ["x"]),
+        ("key_id", "x" * 256),
+        ("key_id", 7),
+        ("meta", None),
+        ("meta", []),
+        ("meta", {"x": object()}),
+        ("meta", {"x": math.nan}),
+        ("meta", {1: 2}),
+        ("created_at", datetime(2026, 1, 1)),
+        ("created_at", "yesterday"),
+    ]:
+        fields = {**good.__dict__, name: value}
+        yield UsageCreate.model_construct(**fields)
+        if name not in ("key_id", "created_at"):
+            yield good.model_copy(update={name: value})
+    forged = request(key_id)
+    forged.__dict__["status_code"] = "'; DROP TABLE keysmith_usage; --"
+    yield forged
+    yield UsageCreate.model_construct()
+    yield UsageCreate.model_construct(key_id=key_id)
+    yield None
+    yield "usage"
+    yield {"key_id": key_id}
+
+
+def test_nothing_unvalidated_is_recorded(memory: SqliteStore) -> None:
+    engine = Engine(memory)
+    key_id = a_key(engine)
+    for data in rubbish(key_id):
+        with pytest.raises(ValidationError):
+            engine.record_usage(data)
+    engine.flush()
+    assert memory.usages.count() == 0
+    assert engine.dropped_usage == 0
+
+
+def test_what_is_valid_all_the_same_is_recorded_as_validation_leaves_it(
+    memory: SqliteStore,
+) -> None:
+    engine = Engine(memory)
+    key_id = a_key(engine)
+    good = request(key_id)
+    engine.record_usage(good.model_copy(update={"latency_ms": 5, "status_code": "201"}))
+    local = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    engine.record_usage(UsageCreate.model_construct(**{**good.__dict__, "created_at": local}))
+    engine.record_usage(good.model_dump(exclude={"created_at"}))  # type: ignore[arg-type]
+    found = {record.status_code: record for record in engine.query_usage()}
+    assert found[201].latency_ms == 5
+    times = [record.created_at for record in engine.query_usage()]
+    assert datetime(2025, 12, 31, 23, tzinfo=UTC) in times
+    assert engine.store.usages.count() == 3
+
+
+def test_what_the_caller_does_to_it_later_changes_nothing(memory: SqliteStore) -> None:
+    engine = Engine(memory)
+    key_id = a_key(engine)
+    meta: dict[str, Any] = {"plan": {"seats": [1]}}
+    data = request(key_id, meta=meta)
+    engine.record_usage(data)
+    data.meta["plan"]["seats"].append(object())  # type: ignore[index,call-overload,union-attr]
+    data.__dict__["status_code"] = "rubbish"
+    with pytest.raises(ValidationError):
+        data.status_code = 500  # type: ignore[misc]
+    [found] = engine.query_usage()
+    assert found.meta == {"plan": {"seats": [1]}}
+    assert found.status_code == 200
+
+
+texts = st.text(max_size=40) | st.sampled_from(["x" * 32, "x" * 33, "x" * 64, "x" * 1024, "a\x7f"])
+anything = st.one_of(
+    texts,
+    st.none(),
+    st.integers(-5, 700),
+    st.booleans(),
+    st.floats(),
+    st.binary(max_size=3),
+    st.datetimes(timezones=st.none() | st.timezones()),
+    st.dictionaries(texts, st.integers(), max_size=1),
+    st.lists(st.integers(), max_size=1),
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.fixed_dictionaries(
+        {
+            "key_id": texts,
+            "endpoint": texts,
+            "method": texts,
+            "status_code": st.integers(90, 610),
+            "latency_ms": st.floats(),
+            "ip_address": texts,
+            "user_agent": texts,
+            "meta": st.just({}),
+            "created_at": st.none() | st.datetimes(timezones=st.sampled_from([UTC, None])),
+        }
+    ),
+    st.dictionaries(st.sampled_from(sorted(UsageCreate.model_fields)), anything, max_size=2),
+)
+def test_what_is_let_through_unvalidated_is_what_validation_would_leave(
+    fields: dict[str, Any], other: dict[str, Any]
+) -> None:
+    data = UsageCreate.model_construct(**{**fields, **other})
+    try:
+        checked = data.checked()
+    except ValidationError:
+        with pytest.raises(ValidationError):
+            UsageCreate.model_validate(data.__dict__)
+    else:
+        validated = UsageCreate.model_validate(data.__dict__)
+        for name in UsageCreate.model_fields:
+            left, right = getattr(checked, name), getattr(validated, name)
+            assert (type(left), left) == (type(right), right)
+
+
+def test_records_of_keys_that_are_gone_or_somebody_elses_are_dropped_and_counted(
+    engine: Engine,
+) -> None:
+    mine = a_key(engine, tenant_id="acme", app_id="shop")
+    other_app = a_key(engine, tenant_id="acme", app_id="blog")
+    theirs = a_key(engine, tenant_id="globex")
+    gone = a_key(engine, tenant_id="acme")
+    engine.delete_key(gone)
+    shop = engine.for_tenant("acme", app_id="shop")
+    for key_id in (mine, other_app, theirs, gone, "akey_unknown", ""):
+        shop.record_usage(request(key_id))
+    engine.flush()
+    assert engine.dropped_usage == shop.dropped_usage == 5
+    assert [record.key_id for record in engine.query_usage()] == [mine]
+    for key_id in (mine, other_app, theirs, gone):
+        engine.record_usage(request(key_id))
+    engine.flush()
+    assert engine.dropped_usage == 6
+    assert engine.store.usages.count() == 4
+    assert_adds_up(engine.store)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------- last use
+
+
+def last_used(store: SqliteStore, key_id: str) -> datetime | None:
+    return store.keys.get(key_id).last_used_at
+
+
+@pytest.mark.usefixtures("patient")
+def test_last_uses_are_written_once_an_interval_however_busy_it_is(
+    memory: SqliteStore, clock: TurnableClock
+) -> None:
+    engine = Engine(memory, clock=clock)
+    created = engine.create_key(KeyCreate(name="production"))
+    for number in range(1, 4):
+        engine.validate_key(created.raw_key)
+        for _ in range(buffer.BATCH):
+            engine.record_usage(request(created.key.id))
+        wait_until(lambda number=number: memory.usages.count() == number * buffer.BATCH)
+        engine.query_usage(limit=1)
+        engine.aggregate_usage()
+        assert last_used(memory, created.key.id) is None
+    engine.flush()
+    assert last_used(memory, created.key.id) == START
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_last_use_is_written_by_itself_and_never_moves_back(
+    memory: SqliteStore, clock: TurnableClock
+) -> None:
+    engine = Engine(memory, clock=clock)
+    created = engine.create_key(KeyCreate(name="production"))
+    for turn in (0, 5, -60, 70):
+        at = clock.turn(seconds=turn)
+        engine.validate_key(created.raw_key)
+        if turn >= 0:
+            wait_until(lambda at=at: last_used(memory, created.key.id) == at)
+        else:
+            engine.flush()
+            assert last_used(memory, created.key.id) == at + timedelta(seconds=60)
+
+
+def test_a_flush_ends_although_keys_are_being_used_meanwhile(memory: SqliteStore) -> None:
+    engine = Engine(memory)
+    raw_key = engine.create_key(KeyCreate(name="production")).raw_key
+    writes: list[str] = []
+
+    def use(_1: Any, _2: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE keysmith_keys SET last_used_at"):
+            writes.append(statement)
+            assert len(writes) < 5, "it would never end"
+            engine._context.usage.touch("akey_other", START)
+
+    sa.event.listen(memory.db, "before_cursor_execute", use)
+    engine.validate_key(raw_key)
+    engine.flush()
+    assert writes
+
+
+def test_no_use_is_lost_between_the_writer_and_those_who_use(memory: SqliteStore) -> None:
+    usage = Engine(memory)._context.usage
+    taken: dict[str, datetime] = {}
+    done = threading.Event()
+
+    def take() -> None:
+        while not done.is_set():
+            taken.update(usage._take_last_used())
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    for number in range(20_000):
+        usage._last_used[str(number)] = START
+    done.set()
+    taker.join()
+    taken.update(usage._take_last_used())
+    assert len(taken) == 20_000
+
+
+# ---------------------------------------------------------------------------- a store in trouble
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_full_buffer_makes_recording_wait_and_loses_nothing(path: Path) -> None:
+    with Engine(SqliteStore(path, busy_timeout=FOREVER)) as engine:
+        key_id = a_key(engine)
+        usage = engine._context.usage
+        with locked(path):
+            for _ in range(buffer.CAPACITY):
+                engine.record_usage(request(key_id))
+            waiting = [
+                threading.Thread(target=engine.record_usage, args=(request(key_id),))
+                for _ in range(4)
+            ]
+            for thread in waiting:
+                thread.start()
+            waiting[0].join(0.1)
+            assert all(thread.is_alive() for thread in waiting)
+            assert len(usage._waiting) == buffer.CAPACITY
+        for thread in waiting:
+            thread.join()
+        engine.flush()
+        assert engine.store.usages.count() == buffer.CAPACITY + 4
+        [day] = engine.aggregate_usage()
+        assert day.request_count == buffer.CAPACITY + 4
+
+
+@contextmanager
+def read_only(store: SqliteStore) -> Iterator[None]:
+    def refuse(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    store.db.dispose()
+    sa.event.listen(store.db, "connect", refuse)
+    yield
+    sa.event.remove(store.db, "connect", refuse)
+    store.db.dispose()
+
+
+@pytest.mark.parametrize("trouble", ["locked", "read-only"])
+@pytest.mark.usefixtures("hasty")
+def test_when_the_store_cannot_be_written_to_records_wait_and_arrive_later(
+    path: Path, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Engine(SqliteStore(path, busy_timeout=BRIEF)) as engine:
+        key_id = a_key(engine)
+        error = StoreUnavailableError if trouble == "locked" else StoreReadOnlyError
+        with locked(path) if trouble == "locked" else read_only(engine.store):  # type: ignore[arg-type]
+            for _ in range(buffer.CAPACITY):
+                engine.record_usage(request(key_id))
+            raised: list[StoreError] = []
+            for _ in range(3):
+                with pytest.raises(error) as failed:
+                    engine.record_usage(request(key_id))
+                raised.append(failed.value)
+            assert len({id(each) for each in raised}) == 3, "each with frames of its own"
+            with pytest.raises(error):
+                engine.flush()
+            with pytest.raises(error):
+                engine.query_usage()
+        engine.flush()
+        engine.record_usage(request(key_id))
+        assert len(engine.query_usage()) == buffer.CAPACITY + 1
+        assert "Usage waits" in caplog.text
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_cannot_be_written_is_not_tried_all_the_time(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Engine(SqliteStore(path, busy_timeout=BRIEF)) as engine:
+        key_id = a_key(engine)
+        with read_only(engine.store):  # type: ignore[arg-type]
+            for _ in range(2 * buffer.BATCH):
+                engine.record_usage(request(key_id))
+            wait_until(lambda: "Usage waits" in caplog.text)
+            for _ in range(2 * buffer.BATCH):
+                engine.record_usage(request(key_id))
+            assert caplog.text.count("Usage waits") == 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_sum_that_was_damaged_is_named_and_nothing_is_lost(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Engine(SqliteStore(path)) as engine:
+        key_id = a_key(engine)
+        engine.record_usage(request(key_id))
+        engine.flush()
+        with closing(sqlite3.connect(path, isolation_level=None)) as direct:
+            good = direct.execute("SELECT latency_sketch FROM keysmith_usage_agg").fetchone()
+            direct.execute("UPDATE keysmith_usage_agg SET latency_sketch = x'00'")
+            engine.record_usage(request(key_id))
+            with pytest.raises(StoreCorruptError, match=key_id):
+                engine.flush()
+            wait_until(lambda: "Usage waits" in caplog.text)
+            direct.execute("UPDATE keysmith_usage_agg SET latency_sketch = ?", good)
+        engine.flush()
+        assert_adds_up(engine.store)  # type: ignore[arg-type]
+        assert engine.store.usages.count() == 2
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_error_that_nobody_foresaw_does_not_end_the_writing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Engine(SqliteStore(path)) as engine:
+        key_id = a_key(engine)
+
+        def fail(*_: Any) -> None:
+            raise RuntimeError("unforeseen")
+
+        sa.event.listen(engine.store.db, "begin", fail)
+        for _ in range(buffer.CAPACITY):
+            engine.record_usage(request(key_id))
+        with pytest.raises(StoreError, match="RuntimeError"):
+            engine.record_usage(request(key_id))
+        wait_until(lambda: "unforeseen" in caplog.text)
+        sa.event.remove(engine.store.db, "begin", fail)
+        wait_until(lambda: engine.store.usages.count() == buffer.CAPACITY)
+
+
+@pytest.mark.usefixtures("patient")
+def test_without_a_thread_to_be_had_whoever_records_writes(
+    memory: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    engine = Engine(memory)
+    created = engine.create_key(KeyCreate(name="production"))
+    engine.validate_key(created.raw_key)
+    for _ in range(buffer.CAPACITY + 1):
+        engine.record_usage(request(created.key.id))
+    assert memory.usages.count() == buffer.CAPACITY
+    engine.flush()
+    assert memory.usages.count() == buffer.CAPACITY + 1
+    assert last_used(memory, created.key.id) is not None
+
+
+def test_in_a_transaction_of_ones_own_a_full_buffer_is_not_waited_for(path: Path) -> None:
+    with Engine(SqliteStore(path, busy_timeout=BRIEF)) as engine:
+        key_id = a_key(engine)
+        with engine.store.transaction():
+            for _ in range(buffer.CAPACITY + 10):
+                engine.record_usage(request(key_id))
+        engine.flush()
+        assert engine.store.usages.count() == buffer.CAPACITY + 10
+
+
+# ---------------------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize("close", ["engine", "store"])
+@pytest.mark.usefixtures("patient")
+def test_closing_loses_nothing_and_what_comes_later_is_told(path: Path, close: str) -> None:
+    store = SqliteStore(path)
+    engines = [Engine(store), Engine(store)]
+    created = engines[0].create_key(KeyCreate(name="production"))
+    for engine in engines:
+        engine.validate_key(created.raw_key)
+        for _ in range(2_500):
+            engine.record_usage(request(created.key.id))
+    for _ in range(2):
+        (store if close == "store" else engines[0]).close()
+    for engine in engines:
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            engine.record_usage(request(created.key.id))
+        engine.close()
+    with SqliteStore(path) as again:
+        assert again.usages.count() == 5_000
+        assert last_used(again, created.key.id) is not None
+        assert_adds_up(again)
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_waits_for_room_while_the_engine_closes_is_told_or_written(path: Path) -> None:
+    engine = Engine(SqliteStore(path, busy_timeout=FOREVER))
+    key_id = a_key(engine)
+    told: list[str] = []
+    written: list[str] = []
+
+    def record() -> None:
+        try:
+            engine.record_usage(request(key_id))
+            written.append("")
+        except StoreUnavailableError as error:
+            told.append(str(error))
+
+    with locked(path):
+        for _ in range(buffer.CAPACITY):
+            engine.record_usage(request(key_id))
+        waiting = [threading.Thread(target=record) for _ in range(8)]
+        for thread in waiting:
+            thread.start()
+        waiting[0].join(0.05)
+        closing_ = threading.Thread(target=engine.close)
+        closing_.start()
+        wait_until(lambda: engine._context.usage._closed)
+    for thread in [*waiting, closing_]:
+        thread.join()
+    assert len(told) + len(written) == 8
+    with SqliteStore(path) as store:
+        assert store.usages.count() == buffer.CAPACITY + len(written)
+
+
+def test_recording_against_close_is_written_or_told(path: Path) -> None:
+    for _ in range(10):
+        engine = Engine(SqliteStore(path))
+        key_id = a_key(engine)
+        counts: list[int] = []
+
+        def record(engine: Engine = engine, key_id: str = key_id, counts: Any = counts) -> None:
+            count = 0
+            try:
+                while True:
+                    engine.record_usage(request(key_id))
+                    count += 1
+            except StoreUnavailableError:
+                counts.append(count)
+
+        threads = [threading.Thread(target=record) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        closers = [threading.Thread(target=engine.close) for _ in range(2)]
+        for thread in closers:
+            thread.start()
+        for thread in [*threads, *closers]:
+            thread.join()
+        with SqliteStore(path) as store:
+            assert store.usages.count(key_id=key_id) == sum(counts)
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_cannot_be_written_at_the_end_is_lost_and_said(path: Path) -> None:
+    store = SqliteStore(path, busy_timeout=BRIEF)
+    engine = Engine(store)
+    key_id = a_key(engine)
+    engine.record_usage(request(key_id))
+    with locked(path):
+        with pytest.raises(StoreUnavailableError, match="locked"):
+            engine.close()
+        engine.close()
+        store.close()
+    assert engine._context.usage._waiting == buffer.deque()
+    with pytest.raises(StoreUnavailableError, match="closed"):
+        store.keys.count()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_thread_ends_when_there_is_nothing_to_do_and_comes_back(memory: SqliteStore) -> None:
+    engine = Engine(memory)
+    key_id = a_key(engine)
+    assert writer(engine) is None
+    for number in range(1, 4):
+        engine.record_usage(request(key_id))
+        wait_until(lambda number=number: memory.usages.count() == number)
+        wait_until(lambda: writer(engine) is None)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_no_use_falls_between_the_end_of_one_thread_and_the_start_of_the_next(
+    memory: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffer, "INTERVAL", 0.0)  # it ends as soon as it has written
+    engine = Engine(memory)
+    key_id = a_key(engine)
+    for number in range(1, 301):
+        engine.record_usage(request(key_id))
+        wait_until(lambda number=number: memory.usages.count() == number)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_engine_that_nobody_closed_leaves_no_thread_behind(memory: SqliteStore) -> None:
+    engine = Engine(memory)
+    key_id = a_key(engine)
+    engine.record_usage(request(key_id))
+    thread = writer(engine)
+    assert thread is not None
+    del engine
+    thread.join(10)
+    assert not thread.is_alive()
+    assert memory.usages.count() == 1
+    Engine(memory)
+    assert len(memory._finishers) <= 2, "the store remembers engines that are gone"
+
+
+AT_EXIT = """
+import sys, threading
+from keysmith import Engine, KeyCreate, SqliteStore, UsageCreate
+store = SqliteStore(sys.argv[1])
+engine = Engine(store)
+created = engine.create_key(KeyCreate(name="production"))
+engine.validate_key(created.raw_key)
+def record(times):
+    for _ in range(times):
+        engine.record_usage(UsageCreate(
+            key_id=created.key.id, endpoint="/", method="GET", status_code=200))
+record(20)
+def late():
+    threading.main_thread().join()
+    record(3)
+threading.Thread(target=late).start()
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("", 0),
+        ("raise RuntimeError('broken')", 1),
+        ("sys.exit(7)", 7),
+        ("del engine, store; record = None", 0),
+        ("store.__enter__(); engine.__enter__().close(); record = lambda _: None", 0),
+    ],
+)
+def test_a_process_that_ends_without_closing_writes_what_it_recorded(
+    path: Path, end: str, code: int
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", AT_EXIT.format(end=end), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "Usage" not in ended.stderr
+    with SqliteStore(path) as store:
+        assert store.usages.count() == (20 if "record =" in end else 23)
+        [key] = store.keys.list()
+        assert key.last_used_at is not None
+
+
+LOST = """
+import sqlite3, sys
+from datetime import timedelta
+from keysmith import Engine, KeyCreate, SqliteStore, UsageCreate
+engine = Engine(SqliteStore(sys.argv[1], busy_timeout=timedelta(milliseconds=10)))
+key = engine.create_key(KeyCreate(name="production")).key
+engine.record_usage(UsageCreate(key_id=key.id, endpoint="/", method="GET", status_code=200))
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+"""
+
+
+def test_what_is_lost_at_exit_is_said(path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LOST, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "Usage was lost at exit" in ended.stderr
+    assert "locked" in ended.stderr
