@@ -44,8 +44,9 @@ def maintain(
 ) -> None:
     """Expire keys, end grace periods, remove old usage, and list what needs attention.
 
-    It may run on several machines at once. With --every, SIGTERM or Ctrl-C end it after the round
-    that is under way; --json then prints one document a line.
+    Any number of processes may do so at once: each thing is reported by one of them. With --every,
+    SIGTERM or Ctrl-C end it after the round that is under way; --json then prints one document a
+    line.
     """
     if every is not None and every <= timedelta(0):
         raise typer.BadParameter("must be longer than nothing", param_hint="'--every'")
