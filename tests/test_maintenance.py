@@ -280,6 +280,25 @@ class TestReport:
                 engine.maintain(**wrong)
         assert engine.maintain(usage_retention=timedelta(0)).usage_purged == 300
 
+    def test_removes_the_usage_of_the_caller_s_keys_alone(
+        self, engine: Engine, clock: TurnableClock
+    ) -> None:
+        for tenant in ("acme", "other"):
+            for app in ("web", "job"):
+                key = engine.create_key(KeyCreate(name="k", tenant_id=tenant, app_id=app)).key
+                engine.record_usage(
+                    UsageCreate(key_id=key.id, endpoint="/", method="GET", status_code=200)
+                )
+        clock.turn(days=2)
+        nobody = engine.for_tenant("nobody", app_id="web")
+        assert nobody.maintain(usage_retention=DAY).usage_purged == 0
+        for bound, count in (
+            (engine.for_tenant("acme", app_id="web"), 1),
+            (engine.for_tenant("acme"), 1),
+            (engine, 2),
+        ):
+            assert bound.maintain(usage_retention=DAY).usage_purged == count
+
     def test_for_a_tenant_and_from_an_event_loop(self, engine: Engine, busy: str) -> None:
         async def maintain() -> None:
             engine_ = AsyncEngine(engine)

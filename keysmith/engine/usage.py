@@ -82,9 +82,8 @@ class Usage:
         before = moment(before)
         self._write()
         purged = 0
-        while step := self._context.store.usages.purge_some(
-            before, tenant_id=self._context.tenancy.tenant_id
-        ):
+        whose = self._context.tenancy.filters()
+        while step := self._context.store.usages.purge_some(before, **whose):
             purged += step
             if progress is not None:
                 progress(step)

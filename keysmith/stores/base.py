@@ -282,7 +282,7 @@ class UsageRepository(Protocol):
     def purge(self, before: datetime) -> int:
         """Removes records older than that, and tells how many; aggregates stay."""
 
-    def purge_some(self, before: datetime, *, tenant_id: str | None = None) -> int:
+    def purge_some(self, before: datetime, **filters: Unpack[TenantFilters]) -> int:
         """As `purge`, but only so many that other writers hardly wait; 0 when none are left."""
 
     def daily_count(self, key_id: str, date: date) -> int:

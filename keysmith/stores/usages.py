@@ -15,7 +15,7 @@ from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Period, UsageAggregate, UsageRecord, UsageSummary
 from keysmith.models.base import moment
 from keysmith.stores.aggregates import Counted, SqlAggregates
-from keysmith.stores.base import RecordedUsage, UsageFilters
+from keysmith.stores.base import RecordedUsage, TenantFilters, UsageFilters
 from keysmith.stores.bulk import stored_moment, write_rows
 from keysmith.stores.repository import SqlRepository
 
@@ -108,12 +108,16 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
             purged += some
         return purged
 
-    def purge_some(self, before: datetime, *, tenant_id: str | None = None) -> int:
-        old = (
-            sa.select(_records.c.id)
-            .where(_records.c.created_at < moment(before), *self._equal(tenant_id=tenant_id))
-            .limit(AT_ONCE)
-        )
+    def purge_some(self, before: datetime, **filters: Unpack[TenantFilters]) -> int:
+        criteria = [
+            _records.c.created_at < moment(before),
+            *self._equal(tenant_id=filters.get("tenant_id")),
+        ]
+        app_id = filters.get("app_id")
+        if app_id is not None:  # of which only the key knows
+            keys = sa.select(_keys.c.id).where(_keys.c.app_id == app_id)
+            criteria.append(_records.c.key_id.in_(keys))
+        old = sa.select(_records.c.id).where(*criteria).limit(AT_ONCE)
         with self._database.write(lax=True) as connection:
             return connection.execute(sa.delete(_records).where(_records.c.id.in_(old))).rowcount
 
