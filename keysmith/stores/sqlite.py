@@ -30,11 +30,13 @@ from keysmith.stores.keys import SqlKeyRepository
 from keysmith.stores.policies import SqlPolicyRepository
 from keysmith.stores.rotations import SqlRotationRepository
 from keysmith.stores.scopes import SqlScopeRepository
-from keysmith.stores.sqlite_errors import translate
+from keysmith.stores.sqlite_errors import is_busy, translate
 from keysmith.stores.usages import SqlUsageRepository
 
 MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = timedelta(seconds=10)
+LONGEST_BUSY_TIMEOUT = 2_000_000.0
+"""Seconds; SQLite counts milliseconds in 32 bits."""
 
 OLDEST_SQLITE = (3, 36)
 """The first with a memory database that several connections of a process can share."""
@@ -70,19 +72,17 @@ class SqliteStore:
             if self._path
             else f"file:/keysmith-{os.getpid()}-{next(_memory_numbers)}?vfs=memdb"
         )
-        self._busy_timeout = busy_timeout
+        self._busy_timeout = min(busy_timeout.total_seconds(), LONGEST_BUSY_TIMEOUT)
         # A memory database lives as long as somebody is connected to it.
         self._anchor = None if self._path else self._connect()
         engine = self._create_engine()
         self._finishers: list[WeakMethod[Callable[[], None]]] = []
         self._database = Database(
             engine,
-            writer=engine.execution_options(keysmith_begin="IMMEDIATE"),
-            lax_writer=engine.execution_options(
-                keysmith_begin="IMMEDIATE", keysmith_synchronous="NORMAL"
-            ),
+            writer=engine.execution_options(keysmith_synchronous="FULL"),
+            lax_writer=engine.execution_options(keysmith_synchronous="NORMAL"),
             translate=lambda error: translate(error, self._path),
-            patience=busy_timeout.total_seconds(),
+            patience=self._busy_timeout,
         )
         self.keys = SqlKeyRepository(self._database)
         self.policies = SqlPolicyRepository(self._database)
@@ -150,7 +150,7 @@ class SqliteStore:
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA foreign_keys = OFF")
             try:
-                with connection.execution_options(keysmith_begin="IMMEDIATE").begin():
+                with connection.execution_options(keysmith_synchronous="FULL").begin():
                     yield connection
                     _check_foreign_keys(connection)
             finally:
@@ -211,14 +211,41 @@ class SqliteStore:
             logging_name=LOGGING_NAME,
         )
         logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(_without_rows)
-        sa.event.listen(engine, "begin", _begin)
+        sa.event.listen(engine, "begin", self._begin)
         return engine
+
+    def _begin(self, connection: sa.Connection) -> None:
+        options = connection.get_execution_options()
+        if "keysmith_synchronous" in options:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA synchronous = {options['keysmith_synchronous']}")
+            driver.execute("PRAGMA busy_timeout = 0")
+            try:
+                self._begin_writing(connection)
+            finally:
+                driver.execute(f"PRAGMA busy_timeout = {self._busy_timeout * 1000:.0f}")
+        else:
+            connection.exec_driver_sql("BEGIN DEFERRED")
+
+    def _begin_writing(self, connection: sa.Connection) -> None:
+        # SQLite would look for the lock ever more seldom, and hardly ever find it free while
+        # another process writes one transaction after the other.
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except sa.exc.OperationalError as error:
+                if not is_busy(error) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                return
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._uri,
             uri=True,
-            timeout=self._busy_timeout.total_seconds(),
+            timeout=self._busy_timeout,
             isolation_level=None,  # transactions begin where _begin says, and nowhere else
             check_same_thread=False,
         )
@@ -238,7 +265,7 @@ class SqliteStore:
             return
         # Another connection that opens the file at this moment makes the switch fail at once,
         # whatever the busy timeout; it is made by one of them.
-        deadline = time.monotonic() + self._busy_timeout.total_seconds()
+        deadline = time.monotonic() + self._busy_timeout
         while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             with suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -276,16 +303,6 @@ def _checked(path: str | os.PathLike[str]) -> Path | None:
 def _without_rows(record: logging.LogRecord) -> bool:
     # At DEBUG, SQLAlchemy logs the rows that it reads, and those hold hashes.
     return record.levelno > logging.DEBUG
-
-
-def _begin(connection: sa.Connection) -> None:
-    options = connection.get_execution_options()
-    mode = options.get("keysmith_begin", "DEFERRED")
-    if mode != "DEFERRED":
-        synchronous = options.get("keysmith_synchronous", "FULL")
-        driver: Any = connection.connection.driver_connection
-        driver.execute(f"PRAGMA synchronous = {synchronous}")
-    connection.exec_driver_sql(f"BEGIN {mode}")
 
 
 def _check_foreign_keys(connection: sa.Connection) -> None:
