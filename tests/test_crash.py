@@ -30,7 +30,7 @@ def record(path: Path, key_ids: list[str], acknowledge: Connection) -> None:
     engine = Engine(SqliteStore(path))
     recorded = 0
     while True:
-        for _ in range(random.randrange(1, 700)):
+        for _ in range(random.randrange(1, 300)):
             recorded += 1
             engine.record_usage(
                 UsageCreate(
@@ -56,7 +56,7 @@ def kill_while_recording(path: Path, key_ids: list[str], chance: random.Random) 
     process.start()
     acknowledge.close()
     told = 0
-    for _ in range(chance.randrange(1, 5)):
+    for _ in range(chance.randrange(1, 3)):
         told = acknowledged.recv()
     process.join(chance.uniform(0, 0.03))
     process.kill()
