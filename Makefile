@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format contract check bench profile wheel constraints clean
+.PHONY: help serve test lint types format contract check bench profile crash soak purge scale loop wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,21 @@ bench: $(READY) $(PEERS)/.ready ## Measure, beside bare SQLite and FastAPI and b
 
 profile: $(READY) ## Show where the microseconds of a validation go
 	$(BIN)/python -m benchmarks.stages $(ARGS)
+
+crash: $(READY) ## Prove that a kill loses nothing acknowledged, two hundred times
+	$(BIN)/python -m proofs.crash
+
+soak: $(READY) ## Prove that threads lose nothing and grow nothing, for ten seconds (ARGS=60)
+	$(BIN)/python -m proofs.soak $(ARGS)
+
+purge: $(READY) ## Prove that others get their turn to write while usage is purged or recorded
+	$(BIN)/python -m proofs.purge
+
+loop: $(READY) ## Prove that an event loop is not held up while another process writes
+	$(BIN)/python -m proofs.loop
+
+scale: $(READY) ## Prove that five million records are read as fast as five thousand (ARGS=100000)
+	$(BIN)/python -m proofs.scale $(ARGS)
 
 wheel: $(READY) ## Build the wheel and the source distribution into dist/
 	$(BIN)/python -m build

@@ -51,6 +51,8 @@ def _do(engine: Engine, deed: str, *arguments: str) -> str | None:
     match deed, *arguments:
         case "rotate", key_id:
             return engine.rotate_key(key_id, reason="compromise").raw_key
+        case "renew", key_id:
+            return engine.rotate_key(key_id).raw_key
         case "suspend", key_id:
             engine.suspend_key(key_id)
         case "reactivate", key_id:

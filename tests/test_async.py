@@ -437,7 +437,10 @@ def test_closing(path: Path) -> None:
     run(test)
     with SqliteStore(path) as store:
         assert store.usages.count() == 1
-    assert not [t for t in threading.enumerate() if t.name.startswith("keysmith") and t.is_alive()]
+    for thread in threading.enumerate():
+        if thread.name.startswith("keysmith"):
+            thread.join(10)
+            assert not thread.is_alive(), thread.name
 
 
 def test_what_cannot_be_written_at_the_end_is_told_and_the_threads_end(path: Path) -> None:

@@ -29,9 +29,8 @@ def record(path: Path, key_ids: list[str], acknowledge: Connection) -> None:
     """Records until it is killed, and tells how much is in the store for sure."""
     engine = Engine(SqliteStore(path))
     recorded = 0
-    acknowledge.send(0)
     while True:
-        for _ in range(random.randrange(1, 700)):
+        for _ in range(random.randrange(1, 300)):
             recorded += 1
             engine.record_usage(
                 UsageCreate(
@@ -48,16 +47,18 @@ def record(path: Path, key_ids: list[str], acknowledge: Connection) -> None:
             acknowledge.send(recorded)
 
 
-def kill_while_recording(path: Path, key_ids: list[str], seconds: float) -> int:
-    """Kills a process that records, so long after it has begun; gives what it acknowledged."""
+def kill_while_recording(path: Path, key_ids: list[str], chance: random.Random) -> int:
+    """Kills a process that records, some time after it has begun; gives what it acknowledged."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["keysmith", __name__])
     acknowledged, acknowledge = context.Pipe(duplex=False)
     process = context.Process(target=record, args=(path, key_ids, acknowledge))
     process.start()
     acknowledge.close()
-    told: int = acknowledged.recv()
-    process.join(seconds)
+    told = 0
+    for _ in range(chance.randrange(1, 3)):
+        told = acknowledged.recv()
+    process.join(chance.uniform(0, 0.03))
     process.kill()
     process.join()
     try:
@@ -77,7 +78,7 @@ def assert_nothing_acknowledged_is_lost(folder: Path, times: int, seed: int) -> 
         engine.store.migrate()
         key_ids = [engine.create_key(KeyCreate(name=str(n))).key.id for n in range(3)]
     for _ in range(times):
-        acknowledged = count + kill_while_recording(path, key_ids, chance.uniform(0, 0.06))
+        acknowledged = count + kill_while_recording(path, key_ids, chance)
         with SqliteStore(path) as store, store.db.connect() as connection:
             count = store.usages.count()
             assert count >= acknowledged

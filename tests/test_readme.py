@@ -107,6 +107,33 @@ def test_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def run_python(script: str, folder: Path) -> list[str]:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_metering(tmp_path: Path) -> None:
+    script = "\n".join([*blocks("In Python", "python"), *blocks("Metering", "python")])
+    assert run_python(script, tmp_path)[-4:] == [
+        "404 /v1/users/{id}",
+        "200 /v1/users/{id}",
+        "200 /v1/users/{id}",
+        "3 requests, 1 failed, 12 ms",
+    ]
+
+
+def test_in_asynchronous_code(tmp_path: Path) -> None:
+    [script] = blocks("In asynchronous code", "python")
+    assert run_python(script, tmp_path) == ["1"]
+
+
 CALL = """
 from fastapi.testclient import TestClient
 from keysmith import KeyCreate

@@ -24,6 +24,7 @@ from keysmith import (
     Engine,
     KeyCreate,
     KeyNotFoundError,
+    KeyUpdate,
     Period,
     SqliteStore,
     StoreCorruptError,
@@ -364,6 +365,31 @@ def test_purging_goes_in_steps_and_leaves_aggregates(engine: Engine) -> None:
     with store.transaction():
         assert engine.purge_usage(before) == 0, "it was not written before the transaction"
     assert engine.purge_usage(before) == 1
+
+
+def test_changing_a_key_costs_no_look_at_its_usage(path: Path) -> None:
+    """SQLite looks for every row that refers to a key whose ID is written, even if it stays."""
+    with Engine(SqliteStore(path)) as engine:
+        created = engine.create_key(KeyCreate(name="production"))
+        looked: list[str] = []
+
+        def trace(connection: sqlite3.Connection, _record: object) -> None:
+            connection.set_authorizer(note)
+
+        def note(action: int, table: str | None, *_: Any) -> int:
+            if action == sqlite3.SQLITE_READ and table is not None:
+                looked.append(table)
+            return sqlite3.SQLITE_OK
+
+        engine.store.db.dispose()
+        sa.event.listen(engine.store.db, "connect", trace)
+        engine.update_key(created.key.id, KeyUpdate(description="new"))
+        engine.suspend_key(created.key.id)
+        engine.reactivate_key(created.key.id)
+        engine.rotate_key(created.key.id)
+        assert "keysmith_usage" not in looked
+        engine.delete_key(created.key.id)
+        assert "keysmith_usage" in looked, "else this shows nothing"
 
 
 # ---------------------------------------------------------------------------- what gets in

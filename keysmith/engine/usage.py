@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from time import perf_counter, sleep
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -13,6 +14,10 @@ from keysmith.models import Period, UsageAggregate, UsageCreate, UsageRecord, Us
 from keysmith.models.base import moment
 from keysmith.models.frozen import FrozenDict, freeze
 from keysmith.stores.base import RecordedUsage
+
+REST = 3
+"""How much longer than it writes a purge rests. Those in other processes who wait for the lock look
+for it ever more seldom, so they would hardly ever find it free without."""
 
 _period: TypeAdapter[Period] = TypeAdapter(Period)
 _NOTHING = FrozenDict()
@@ -81,12 +86,15 @@ class Usage:
     def purge(self, before: datetime, progress: Callable[[int], None] | None) -> int:
         before = moment(before)
         self._write()
-        purged = 0
-        whose = self._context.tenancy.filters()
-        while step := self._context.store.usages.purge_some(before, **whose):
+        store, whose = self._context.store, self._context.tenancy.filters()
+        purged, began = 0, perf_counter()
+        while step := store.usages.purge_some(before, **whose):
             purged += step
             if progress is not None:
                 progress(step)
+            if not store.in_transaction:
+                sleep((perf_counter() - began) * REST)
+            began = perf_counter()
         return purged
 
     def _write(self) -> None:

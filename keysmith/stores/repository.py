@@ -74,8 +74,10 @@ class SqlRepository(Generic[TableT]):
 
     def update(self, entity: TableT) -> TableT:
         row = self.row(entity)
+        # The ID is not written anew: that would make SQLite look for all who refer to it.
+        row["this_id"] = row.pop("id")
         with self._unique(), self._database.write() as connection:
-            result = connection.execute(self._update, {**row, "this_id": row["id"]})
+            result = connection.execute(self._update, row)
             if result.rowcount == 0:
                 raise self.missing
         return entity

@@ -32,11 +32,13 @@ from keysmith.stores.rotations import SqlRotationRepository
 from keysmith.stores.scopes import SqlScopeRepository
 from keysmith.stores.sqlite_backup import Progress, back_up, bring_back, sound_backup
 from keysmith.stores.sqlite_connections import FileConnection, connect, let_go_of_broken
-from keysmith.stores.sqlite_errors import translate
+from keysmith.stores.sqlite_errors import is_busy, translate
 from keysmith.stores.usages import SqlUsageRepository
 
 MEMORY = ":memory:"
 DEFAULT_BUSY_TIMEOUT = timedelta(seconds=10)
+LONGEST_BUSY_TIMEOUT = 2_000_000.0
+"""Seconds; SQLite counts milliseconds in 32 bits."""
 
 OLDEST_SQLITE = (3, 36)
 """The first with a memory database that several connections of a process can share."""
@@ -72,19 +74,17 @@ class SqliteStore:
             if self._path
             else f"file:/keysmith-{os.getpid()}-{next(_memory_numbers)}?vfs=memdb"
         )
-        self._busy_timeout = busy_timeout
+        self._busy_timeout = min(busy_timeout.total_seconds(), LONGEST_BUSY_TIMEOUT)
         # A memory database lives as long as somebody is connected to it.
         self._anchor = None if self._path else self._connect()
         engine = self._create_engine()
         self._finishers: list[WeakMethod[Callable[[], None]]] = []
         self._database = Database(
             engine,
-            writer=engine.execution_options(keysmith_begin="IMMEDIATE"),
-            lax_writer=engine.execution_options(
-                keysmith_begin="IMMEDIATE", keysmith_synchronous="NORMAL"
-            ),
+            writer=engine.execution_options(keysmith_synchronous="FULL"),
+            lax_writer=engine.execution_options(keysmith_synchronous="NORMAL"),
             translate=lambda error: translate(error, self._path),
-            patience=busy_timeout.total_seconds(),
+            patience=self._busy_timeout,
         )
         self.keys = SqlKeyRepository(self._database)
         self.policies = SqlPolicyRepository(self._database)
@@ -155,7 +155,7 @@ class SqliteStore:
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA foreign_keys = OFF")
             try:
-                with connection.execution_options(keysmith_begin="IMMEDIATE").begin():
+                with connection.execution_options(keysmith_synchronous="FULL").begin():
                     yield connection
                     _check_foreign_keys(connection)
             finally:
@@ -203,7 +203,7 @@ class SqliteStore:
                 source,
                 lambda: connect(self._uri, self._path, timeout=0),
                 self._path,
-                patience=self._busy_timeout.total_seconds(),
+                patience=self._busy_timeout,
                 progress=progress,
             )
         self.migrate()
@@ -254,13 +254,43 @@ class SqliteStore:
             logging_name=LOGGING_NAME,
         )
         logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(_without_rows)
-        sa.event.listen(engine, "begin", _begin)
+        sa.event.listen(engine, "begin", self._begin)
         sa.event.listen(engine, "checkout", self._refuse_moved)
         sa.event.listen(engine, "handle_error", let_go_of_broken)
         return engine
 
+    def _begin(self, connection: sa.Connection) -> None:
+        options = connection.get_execution_options()
+        if "keysmith_synchronous" in options:
+            driver: Any = connection.connection.driver_connection
+            try:
+                driver.execute(f"PRAGMA synchronous = {options['keysmith_synchronous']}")
+                driver.execute("PRAGMA busy_timeout = 0")
+            except sqlite3.Error as error:
+                raise sa.exc.DBAPIError(None, None, error) from None
+            try:
+                self._begin_writing(connection)
+            finally:
+                driver.execute(f"PRAGMA busy_timeout = {self._busy_timeout * 1000:.0f}")
+        else:
+            connection.exec_driver_sql("BEGIN DEFERRED")
+
+    def _begin_writing(self, connection: sa.Connection) -> None:
+        # SQLite would look for the lock ever more seldom, and hardly ever find it free while
+        # another process writes one transaction after the other.
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except sa.exc.OperationalError as error:
+                if not is_busy(error) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                return
+
     def _connect(self) -> FileConnection:
-        connection = connect(self._uri, self._path, timeout=self._busy_timeout.total_seconds())
+        connection = connect(self._uri, self._path, timeout=self._busy_timeout)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
@@ -283,7 +313,7 @@ class SqliteStore:
             return
         # Another connection that opens the file at this moment makes the switch fail at once,
         # whatever the busy timeout; it is made by one of them.
-        deadline = time.monotonic() + self._busy_timeout.total_seconds()
+        deadline = time.monotonic() + self._busy_timeout
         while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             with suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -328,19 +358,6 @@ def _file(path: str | os.PathLike[str]) -> Path:
 def _without_rows(record: logging.LogRecord) -> bool:
     # At DEBUG, SQLAlchemy logs the rows that it reads, and those hold hashes.
     return record.levelno > logging.DEBUG
-
-
-def _begin(connection: sa.Connection) -> None:
-    options = connection.get_execution_options()
-    mode = options.get("keysmith_begin", "DEFERRED")
-    if mode != "DEFERRED":
-        synchronous = options.get("keysmith_synchronous", "FULL")
-        driver: Any = connection.connection.driver_connection
-        try:
-            driver.execute(f"PRAGMA synchronous = {synchronous}")
-        except sqlite3.Error as error:
-            raise sa.exc.DBAPIError(None, None, error) from None
-    connection.exec_driver_sql(f"BEGIN {mode}")
 
 
 def _check_foreign_keys(connection: sa.Connection) -> None:

@@ -196,7 +196,7 @@ def _log(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
 
 
 def _lock(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
-    with store.db.connect().execution_options(keysmith_begin="IMMEDIATE") as connection:
+    with store.db.connect().execution_options(keysmith_synchronous="FULL") as connection:
         connection.begin().rollback()
     yield _ok("lock", "Writing is possible.")
 

@@ -69,6 +69,12 @@ def _dangling(error: BaseException) -> KeysmithError:
     return NotFoundError("This refers to an object that does not exist.")
 
 
+def is_busy(error: BaseException) -> bool:
+    """Whether somebody else holds the lock, so that it is worth while to try again."""
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def _cannot_open(path: Path | None) -> StoreError:
     if path is None:
         return StoreUnavailableError("The memory database is gone. Open a new store.")

@@ -23,7 +23,10 @@ _records: sa.Table = sa.inspect(UsageRecord).local_table  # type: ignore[assignm
 _keys: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 
 AT_ONCE = 1_000
-"""Records that are added or removed in one step: others wait for some milliseconds."""
+"""Records that are added in one step."""
+
+PURGED_AT_ONCE = 200
+"""Records that are removed in one transaction: others wait for a millisecond or two."""
 
 
 class SqlUsageRepository(SqlRepository[UsageRecord]):
@@ -117,7 +120,7 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         if app_id is not None:  # of which only the key knows
             keys = sa.select(_keys.c.id).where(_keys.c.app_id == app_id)
             criteria.append(_records.c.key_id.in_(keys))
-        old = sa.select(_records.c.id).where(*criteria).limit(AT_ONCE)
+        old = sa.select(_records.c.id).where(*criteria).limit(PURGED_AT_ONCE)
         with self._database.write(lax=True) as connection:
             return connection.execute(sa.delete(_records).where(_records.c.id.in_(old))).rowcount
 

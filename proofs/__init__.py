@@ -1,0 +1,1 @@
+"""Slower proofs of what Keysmith promises; each is a target of the Makefile."""

@@ -1,0 +1,110 @@
+"""Sixteen threads that validate and record, while another process rotates the keys they use."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from keysmith import Engine, KeyCreate, SqliteStore, UsageCreate
+from tests.elsewhere import Elsewhere
+
+resource = pytest.importorskip("resource", reason="takes a system that tells of its memory")
+
+THREADS = 16
+KEYS = 20
+
+
+@dataclass
+class Soaked:
+    """What came of it."""
+
+    validated: int
+    rotated: int
+    growth: int
+    """Bytes that the process had more of at the end than after a third of the time."""
+
+
+class Soak:
+    """Engine, keys and threads of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine = Engine(SqliteStore(path), cache_size=50)
+        self._engine.store.migrate()
+        created = [self._engine.create_key(KeyCreate(name=str(n))) for n in range(KEYS)]
+        self._key_ids = [each.key.id for each in created]
+        self._raw_keys = [each.raw_key for each in created]
+        self._counts = [0] * KEYS
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._failures: list[BaseException] = []
+
+    def run(self, seconds: float) -> Soaked:
+        threads = [threading.Thread(target=self._use) for _ in range(THREADS)]
+        with Elsewhere(self._path) as elsewhere:
+            elsewhere("migrate")  # it has begun
+            for thread in threads:
+                thread.start()
+            rotated = self._rotate(elsewhere, seconds / 3)
+            before = _peak_memory()
+            rotated += self._rotate(elsewhere, seconds * 2 / 3)
+            growth = _peak_memory() - before
+            self._over.set()
+        for thread in threads:
+            thread.join()
+        assert self._failures == []
+        self._assert_nothing_lost()
+        self._engine.close()
+        return Soaked(sum(self._counts), rotated, growth)
+
+    def _use(self) -> None:
+        counts = [0] * KEYS
+        try:
+            while not self._over.is_set():
+                number = random.randrange(KEYS)
+                result = self._engine.validate_key(self._raw_keys[number])
+                assert result.key.id == self._key_ids[number]
+                self._engine.record_usage(
+                    UsageCreate(key_id=result.key.id, endpoint="/", method="GET", status_code=200)
+                )
+                counts[number] += 1
+        except BaseException as error:
+            self._failures.append(error)
+        with self._lock:
+            self._counts = [sum(pair) for pair in zip(self._counts, counts, strict=True)]
+
+    def _rotate(self, elsewhere: Elsewhere, seconds: float) -> int:
+        rotated, end = 0, time.monotonic() + seconds
+        while rotated == 0 or (time.monotonic() < end and not self._failures):
+            number = random.randrange(KEYS)
+            old = self._raw_keys[number]
+            new = elsewhere("renew", self._key_ids[number])
+            assert not self._engine.validate_key(new).rotated
+            assert self._engine.validate_key(old).rotated
+            self._raw_keys[number] = new
+            rotated += 1
+        return rotated
+
+    def _assert_nothing_lost(self) -> None:
+        self._engine.flush()
+        for key_id, count in zip(self._key_ids, self._counts, strict=True):
+            assert self._engine.store.usages.count(key_id=key_id) == count
+            days = self._engine.aggregate_usage(key_id=key_id)
+            assert sum(day.request_count for day in days) == count
+        assert self._engine.dropped_usage == 0
+
+
+def _peak_memory() -> int:
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+
+
+def test_no_error_no_lost_count_and_memory_that_does_not_grow(tmp_path: Path) -> None:
+    soaked = Soak(tmp_path / "keys.db").run(1.0)
+    print(soaked)
+    assert soaked.validated > 0
+    assert soaked.growth < 50_000_000
