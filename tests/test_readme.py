@@ -107,6 +107,22 @@ def test_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_limits(tmp_path: Path) -> None:
+    script = "\n".join([*blocks("In Python", "python"), *blocks("Limits", "python")])
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    left, again = result.stdout.splitlines()[-2:]
+    assert left.startswith("90 left until ")
+    assert re.fullmatch(r"again in [01]\.\d+ seconds", again)
+    assert (tmp_path / "keysmith.db-counters").exists()
+
+
 CALL = """
 from fastapi.testclient import TestClient
 from keysmith import KeyCreate
