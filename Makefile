@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format contract check bench profile crash soak purge scale loop wheel constraints clean
+.PHONY: help serve test lint types format contract limits check bench profile crash soak purge scale loop wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ build/contract/.ready:
 	$(PYTHON) -m venv build/contract
 	build/contract/bin/pip install --quiet schemathesis openapi-python-client
 	@touch $@
+
+limits: $(READY) ## Race processes for a rate limit, at full length
+	$(BIN)/pytest -m slow tests/test_shared_counting.py
 
 check: lint types test ## All of the above, as CI does
 

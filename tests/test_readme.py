@@ -119,9 +119,14 @@ def run_python(script: str, folder: Path) -> list[str]:
     return result.stdout.splitlines()
 
 
-def test_metering(tmp_path: Path) -> None:
-    script = "\n".join([*blocks("In Python", "python"), *blocks("Metering", "python")])
-    assert run_python(script, tmp_path)[-4:] == [
+def test_limits_and_metering(tmp_path: Path) -> None:
+    sections = ("In Python", "Limits", "Metering")
+    script = "\n".join(block for section in sections for block in blocks(section, "python"))
+    left, again, *metered = run_python(script, tmp_path)[-6:]
+    assert left.startswith("90 left until ")
+    assert re.fullmatch(r"again in [01]\.\d+ seconds", again)
+    assert (tmp_path / "keysmith.db-counters").exists()
+    assert metered == [
         "404 /v1/users/{id}",
         "200 /v1/users/{id}",
         "200 /v1/users/{id}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -296,6 +297,20 @@ def test_methods_are_compared_without_case() -> None:
 )
 def test_paths(glob: str, path: str, expected: bool) -> None:
     assert allowed(Policy(name="p", allowed_paths=[glob]), path=path) is expected
+
+
+def test_the_table_of_the_documentation() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
+    [table] = re.findall(r"^\| glob .*\n(?:\|.*\n)+", text, re.MULTILINE)
+    head, _, *rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+    ]
+    assert len(rows) == 5
+    for glob, *cells in rows:
+        policy = PolicyCreate(name="p", allowed_paths=[glob])
+        for path, cell in zip(head[1:], cells, strict=True):
+            assert allowed(policy, path=path) is (cell == "yes"), (glob, path)
 
 
 parts = st.sampled_from(["a", "b", "ab", "*", "**", "a*", "*b", "a*b", ""])
