@@ -18,8 +18,7 @@ from keysmith.engine.limits import CountingRateLimiter, quota_resets
 from keysmith.stores.counters import CELLS, MemoryCounters
 from tests.conftest import START, TurnableClock
 
-MICROBEGINNING = datetime.min.replace(tzinfo=UTC)
-SECOND = timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
 SECOND = timedelta(seconds=1)
 MONTH = timedelta(days=30)
 KEY = "akey_1"
@@ -80,7 +79,7 @@ class Window:
 
     length: timedelta = SECOND
     counted: list[Counted] = field(default_factory=list)
-    mark: datetime = BEGINNING
+    mark: datetime = START
     """The latest time it has seen, but for times from which the clock was put far back."""
 
     @property
@@ -137,7 +136,7 @@ backward = st.one_of(
 
 
 def steps(times: st.SearchStrategy[int], shares: st.SearchStrategy[float]) -> st.SearchStrategy:
-    """Costs to take, times to let pass in microseconds or windows, and policies to change to."""
+    """Costs to take, times to let pass, in microseconds or windows, and policies to change to."""
     passing = times.map(lambda us: us * MICROSECOND)
     return st.lists(st.one_of(costs, costs, passing, shares, policies), max_size=25)
 

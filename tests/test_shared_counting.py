@@ -79,8 +79,8 @@ class Hammer:
         """Of each grant: before it, when it counted, and after it, in microseconds."""
         if not self._log.exists():
             return []
-        complete = self._log.read_text().splitlines(keepends=True)
-        return [tuple(map(int, line.split())) for line in complete if line.endswith("\n")]
+        lines = self._log.read_text().splitlines(keepends=True)
+        return [tuple(map(int, line.split())) for line in lines if line.endswith("\n")]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from copy import copy
+from datetime import datetime
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -107,6 +108,10 @@ class AsyncEngine:
     def dropped_usage(self) -> int:
         """See `Engine.dropped_usage`."""
         return self.engine.dropped_usage
+
+    async def now(self) -> datetime:
+        """See `Engine.now`."""
+        return self.engine.now()
 
     create_key = _awaitable(Engine.create_key)
     import_key = _awaitable(Engine.import_key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Self
 from urllib.parse import unquote
@@ -20,14 +20,14 @@ from keysmith.models.policies import PolicyFields, normal_origin
 MAX_ADDRESS_LENGTH = 64
 MAX_ORIGIN_LENGTH = 512
 MAX_PATH_LENGTH = 8192
-MAX_PATH_SEGMENTS = 256
+MAX_PATH_SEGMENTS = 100
 MAX_REMEMBERED = 4096
 """Addresses that are remembered with what the networks of a policy say of them."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_SEPARATORS = re.compile(r"[/\\]")
+_SEPARATORS = re.compile(r"[/\\;]")
 
 
 class Rules:
@@ -139,45 +139,57 @@ def _path_allowed(path: str | None, globs: Iterable[Sequence[str]]) -> bool:
     segments = path.split("/")
     if len(segments) > MAX_PATH_SEGMENTS or _climbs(path, segments):
         return False
-    places: dict[str, int] = {}
-    for place, segment in enumerate(segments):
-        places[segment] = places.get(segment, 0) | 1 << place
-    return any(_matches(places, len(segments), glob) for glob in globs)
+    asked = Segments(segments)
+    return any(asked.match(glob) for glob in globs)
 
 
 def _climbs(path: str, segments: Collection[str]) -> bool:
-    """Whether a segment is `.` or `..`, or may be taken for one by a server behind us."""
-    if "%" in path or "\\" in path:
+    """Whether a segment is `.` or `..`, or may be taken for one by a server behind us.
+
+    Some decode `%2e`, some separate at backslashes, and some leave out what follows a `;`.
+    """
+    if "%" in path or "\\" in path or ";" in path:
         segments = _SEPARATORS.split(unquote(path))
     return "." in segments or ".." in segments
 
 
-def _matches(places: Mapping[str, int], length: int, glob: Sequence[str]) -> bool:
-    """Whether the glob matches a path of so many segments, given where each of them stands.
+class Segments:
+    """A path's segments, as sets of places: each an integer that has a bit for each place."""
 
-    `reach` has a bit set for each number of segments, from the beginning, that the glob so far can
-    match. So nothing is ever tried twice: there is no backtracking to exploit.
-    """
-    reach = 1
-    for part in glob:
-        if part == "**":
-            reach = (2 << length) - (reach & -reach)
-        else:
-            reach = (reach & _standing(part, places)) << 1
-        if not reach:
-            return False
-    return bool(reach >> length)
+    __slots__ = ("_fitting", "_length", "_places")
 
+    def __init__(self, segments: Sequence[str]) -> None:
+        self._length = len(segments)
+        self._places: dict[str, int] = {}
+        self._fitting: dict[str, int] = {}
+        for place, segment in enumerate(segments):
+            self._places[segment] = self._places.get(segment, 0) | 1 << place
 
-def _standing(part: str, places: Mapping[str, int]) -> int:
-    """Where segments stand that the part fits."""
-    if "*" not in part:
-        return places.get(part, 0)
-    found = 0
-    for segment, standing in places.items():
-        if _fits(segment, part):
-            found |= standing
-    return found
+    def match(self, glob: Iterable[str]) -> bool:
+        """Whether they match the glob, given by its own segments.
+
+        `reach` has a bit for each number of segments, from the beginning, that the glob so far can
+        match. So nothing is ever tried twice: there is no backtracking to exploit.
+        """
+        reach = 1
+        for part in glob:
+            if part == "**":
+                reach = (2 << self._length) - (reach & -reach)
+            else:
+                reach = (reach & self._standing(part)) << 1
+            if not reach:
+                return False
+        return bool(reach >> self._length)
+
+    def _standing(self, part: str) -> int:
+        """Where segments stand that the part fits."""
+        if "*" not in part:
+            return self._places.get(part, 0)
+        standing = self._fitting.get(part)
+        if standing is None:
+            standing = sum(at for segment, at in self._places.items() if _fits(segment, part))
+            self._fitting[part] = standing
+        return standing
 
 
 def _fits(segment: str, part: str) -> bool:

@@ -69,7 +69,7 @@ def normal_origin(text: str) -> str:
             host = f"[{ipaddress.IPv6Address(host or '')}]"
     except ValueError:
         raise ValueError(message) from None
-    if not (parts.scheme and host) or text.count("/") != 2 or set("?#@%\\ ") & set(text):
+    if not (parts.scheme and host) or text.count("/") != 2 or set("?#@%*\\ ") & set(text):
         raise ValueError(message)
     default = port is None or DEFAULT_PORTS.get(parts.scheme) == port
     return f"{parts.scheme}://{host}" if default else f"{parts.scheme}://{host}:{port}"

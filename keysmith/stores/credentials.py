@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from keysmith.errors import KeyNotFoundError, StoreCorruptError
-from keysmith.forks import renew_after_fork
+from keysmith.forks import PATIENCE, pause_for_fork
 from keysmith.models import Key, KeyPublic, Policy, PolicyPublic, Rotation, RotationPublic
 from keysmith.models.base import Milliseconds
 from keysmith.models.frozen import FrozenDict, FrozenList, freeze
@@ -142,7 +142,17 @@ class SqliteCredentials:
         self._cursor: sqlite3.Cursor | None = None
         self._abandoned: list[sqlite3.Cursor] = []
         self._lock = threading.Lock()
-        renew_after_fork(self)
+        self._paused = False
+        pause_for_fork(self)
+
+    def pause(self) -> None:
+        """Keeps everybody from the connection."""
+        self._paused = self._lock.acquire(timeout=PATIENCE)
+
+    def resume(self) -> None:
+        """Lets them use it."""
+        if self._paused:
+            self._lock.release()
 
     def renew(self) -> None:
         """A connection of one's own, in a forked child."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 import sqlalchemy as sa
 
 from keysmith.errors import KeysmithError, StoreError, StoreUnavailableError
-from keysmith.forks import renew_after_fork
+from keysmith.forks import Gate, pause_for_fork
 from keysmith.stores.schema import check_schema
 
 Translate = Callable[[BaseException], KeysmithError]
@@ -56,17 +56,32 @@ class Database:
         self._patience = min(patience, threading.TIMEOUT_MAX)
         self._schema_checked = False
         self._closed = False
+        self._locked_out = False
         self._abandoned: list[object] = []
+        self._gate = Gate()
         self._begin_alone()
-        renew_after_fork(self)
+        pause_for_fork(self)
 
     def _begin_alone(self) -> None:
         self._write_lock = threading.RLock()
         self._current = _Current()
+        self._writing = False
+
+    def pause(self) -> None:
+        """Keeps threads from beginning transactions, when those that are open have ended."""
+        self._gate.close(inside=0 if self.joined() is None else 1)
+
+    def resume(self) -> None:
+        """Lets them begin."""
+        self._gate.open()
 
     def renew(self) -> None:
         """Connections of one's own, in a forked child. An open transaction stays the parent's."""
+        # SQLite counts the locks of a process in its memory, and that has been copied: what was
+        # locked by a connection of the parent's stays locked in the child.
+        self._locked_out |= self._writing
         self._begin_alone()
+        self._gate.renew()
         self._abandoned.append(self.engine.pool)  # to close them would disturb the parent
         self.engine.dispose(close=False)
 
@@ -117,7 +132,8 @@ class Database:
     def bare(self) -> Iterator[sa.Connection]:
         """A connection in no transaction, whatever the state of the schema."""
         self._refuse_closed()
-        with self.errors(), self.engine.connect() as connection:
+        gate = self._gate if self.joined() is None else nullcontext()
+        with gate, self.errors(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -151,7 +167,7 @@ class Database:
                 yield joined
             return
         self._refuse_closed()
-        with lock, self._begun(engine) as connection:
+        with lock, self._gate, self._begun(engine) as connection:
             yield connection
         if current.callbacks:
             callbacks, current.callbacks = current.callbacks, []
@@ -165,6 +181,7 @@ class Database:
         current.may_write = engine is not self.engine
         committed = False
         try:
+            self._writing |= current.may_write
             yield connection
             if current is self._current:
                 with self.errors():
@@ -182,6 +199,8 @@ class Database:
                     if not committed:
                         connection.rollback()
                     connection.close()
+                if current.may_write:
+                    self._writing = False
 
     def _begin(self, engine: sa.Engine) -> sa.Connection:
         with self.errors():
@@ -218,6 +237,11 @@ class Database:
 
     @contextmanager
     def _queue(self) -> Iterator[None]:
+        if self._locked_out:
+            raise StoreUnavailableError(
+                "This process was forked within a transaction and can never write to the same "
+                "database. Fork outside of transactions, or start processes afresh."
+            )
         lock = self._write_lock
         if not lock.acquire(timeout=self._patience):
             raise StoreUnavailableError(
