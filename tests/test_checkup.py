@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
@@ -105,7 +106,7 @@ def test_another_schema(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda page: page[:8] + b"\xff" * 92 + page[100:], "damaged"),
+        (lambda page: page[:8] + b"\xff" * 92 + page[100:], "damaged|out of range"),
         (lambda page: page.replace(b"akey_", b"akez_"), "missing from index"),
     ],
 )
@@ -118,7 +119,7 @@ def test_a_damaged_page(path: Path, damage: Callable[[bytes], bytes], said: str)
     content, start, end = path.read_bytes(), (root - 1) * 4096, root * 4096
     path.write_bytes(content[:start] + damage(content[start:end]) + content[end:])
     found = problems(path)["integrity"]
-    assert said in found
+    assert re.search(said, found)
     assert "Restore" in found
 
 

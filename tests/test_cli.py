@@ -6,15 +6,18 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keysmith.cli import main
 from keysmith.cli.options import parse_duration
-from tests.command_line import COMMANDS, Run, Template
+from tests.command_line import COMMANDS, GROUP, Run, Template
 
 FOREIGN = "somebody-elses-secret-4711"
 UNKNOWN_KEY = "akey_" + "0" * 26
@@ -415,9 +418,38 @@ def test_a_group_alone_shows_its_help(run: Run, name: str) -> None:
     assert "Commands" in result.stdout
 
 
-def test_version(run: Run) -> None:
-    result = run("--version")
-    assert re.fullmatch(r"keysmith \d+\.\d+\.\d+\n", result.stdout)
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/keysmith", "--version"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 0
+    assert re.fullmatch(r"keysmith \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_a_module_of_ours_that_is_missing_is_no_missing_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "keysmith.cli.app", None)
+    with pytest.raises(ModuleNotFoundError, match=r"keysmith\.cli\.app"):
+        main()
+
+
+@pytest.mark.parametrize("line", ["keys list --json", "--help", "keys nope", "keys nope --json"])
+def test_a_reader_that_has_gone(run: Run, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with suppress(BrokenPipeError), open(writer, "w") as broken:
+        monkeypatch.setattr(sys, "stderr" if "nope" in line else "stdout", broken)
+        with pytest.raises(SystemExit) as exited:
+            GROUP.main(line.split(), prog_name="keysmith")
+    assert exited.value.code == 141
+
+
+def test_without_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit) as exited:
+        GROUP.main(["keys", "validate"], prog_name="keysmith")
+    assert exited.value.code == 2
 
 
 @pytest.mark.parametrize(

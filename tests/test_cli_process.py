@@ -96,29 +96,17 @@ def test_an_extra_that_is_missing(tmp_path: Path) -> None:
     assert result.stderr == "The command line is an extra: pip install 'keysmith[cli]'\n"
 
 
-def test_another_module_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
-    script = "from keysmith.cli import main, sys; sys.modules['keysmith.cli.keys'] = None; main()"
-    result = keysmith("migrate", folder=tmp_path, command=(sys.executable, "-c", script))
-    assert result.returncode == 1
-    assert "ModuleNotFoundError" in result.stderr
-    assert "keysmith.cli.keys" in result.stderr
-
-
 # ---------------------------------------------------------------------------- streams
 
 
-@pytest.mark.parametrize("line", ["keys list", "--help", "keys nope --json"])
-def test_a_reader_that_has_gone(folder: Path, line: str) -> None:
+def test_a_reader_that_has_gone(folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    stream = "stderr" if "nope" in line else "stdout"
     try:
-        result = keysmith(*line.split(), folder=folder, **{stream: writer})
+        result = keysmith("keys", "list", folder=folder, stdout=writer)
     finally:
         os.close(writer)
-    assert result.returncode == 141
-    assert not result.stdout
-    assert not result.stderr
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
@@ -130,14 +118,8 @@ def test_output_that_cannot_be_written(folder: Path) -> None:
 
 
 def test_without_streams(folder: Path) -> None:
-    def closing(redirections: str, line: str) -> subprocess.CompletedProcess[str]:
-        script = f"exec {KEYSMITH} {line} {redirections}"
-        return keysmith(folder=folder, command=("sh", "-c", script))
-
-    assert closing(">&- 2>&-", "keys list").returncode == 0
-    without_input = closing("<&-", "keys validate")
-    assert without_input.returncode == 2
-    assert "no standard input" in without_input.stderr
+    script = f"exec {KEYSMITH} keys list >&- 2>&-"
+    assert keysmith(folder=folder, command=("sh", "-c", script)).returncode == 0
 
 
 def test_text_that_the_encoding_cannot_express(folder: Path) -> None:

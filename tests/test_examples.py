@@ -99,8 +99,6 @@ def test_two_histories_in_one_database_do_not_see_each_other(service: Path) -> N
     revision.unlink()
     alembic("downgrade base")
     assert tables(service) == {"alembic_version", VERSION_TABLE, *metadata.tables}
-    alembic("downgrade base", ROOT)
-    assert tables(service) == {"alembic_version", VERSION_TABLE}
 
 
 def test_the_quickstart(tmp_path: Path) -> None:
