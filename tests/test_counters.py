@@ -118,11 +118,14 @@ class TestCounting:
             counters.update(f"akey_{number}", add)
         for number in range(count):
             assert other.update(f"akey_{number}", add) == 2
+        offsets = [offset for offset, _ in counters._places.values()]
+        assert len(set(offsets)) == count
+        assert all(offset % 4096 + module._RECORD_BYTES <= 4096 for offset in offsets)
 
     def test_keys_that_collide_do_not_share(
         self, database: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_FIRST_SEGMENT", module._RUN)
+        monkeypatch.setattr(module, "_PAGES_IN_FIRST_SEGMENT", module._PAGES_IN_RUN)
         monkeypatch.setattr(module, "_REMEMBERED", 10)
         counters, other = FileCounters(database), FileCounters(database)
         for number in range(300):
