@@ -111,17 +111,21 @@ class TestCounting:
         assert counters.update("a", add) == 2, "a closed one opens the file anew"
         assert FileCounters(database).update("a", add) == 3
 
-    def test_fifty_thousand_keys_in_one_file(self, database: Path) -> None:
+    @pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks=pytest.mark.slow)])
+    def test_many_keys_in_one_file(self, database: Path, count: int) -> None:
         counters, other = FileCounters(database), FileCounters(database)
-        for number in range(50_000):
+        for number in range(count):
             counters.update(f"akey_{number}", add)
-        for number in range(0, 50_000, 25):
+        for number in range(count):
             assert other.update(f"akey_{number}", add) == 2
+        offsets = [offset for offset, _ in counters._places.values()]
+        assert len(set(offsets)) == count
+        assert all(offset % 4096 + module._RECORD_BYTES <= 4096 for offset in offsets)
 
     def test_keys_that_collide_do_not_share(
         self, database: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_FIRST_SEGMENT", module._RUN)
+        monkeypatch.setattr(module, "_PAGES_IN_FIRST_SEGMENT", module._PAGES_IN_RUN)
         monkeypatch.setattr(module, "_REMEMBERED", 10)
         counters, other = FileCounters(database), FileCounters(database)
         for number in range(300):
@@ -324,6 +328,37 @@ print(counters.update("a", add))
 """
         assert run(forking, database) == "4003\n"
 
+    def test_processes_that_are_killed_at_any_moment_lose_nothing(self, database: Path) -> None:
+        killing = """
+import mmap, os, random, signal, sys, time
+from pathlib import Path
+from keysmith.stores.counters import FileCounters
+
+def add(cells):
+    for place in range(80):
+        cells[place] += 1
+    return cells[0], len(set(cells))
+
+counters, acknowledged = FileCounters(Path(sys.argv[1])), mmap.mmap(-1, 8)
+counters.update("a", add)
+kills = 60
+for _ in range(kills):
+    child = os.fork()
+    if not child:
+        while True:
+            counters.update("a", add)
+            count = int.from_bytes(acknowledged, "little") + 1
+            acknowledged[:] = count.to_bytes(8, "little")
+    time.sleep(random.uniform(0.001, 0.01))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+print(int.from_bytes(acknowledged, "little") + 2, *counters.update("a", add), kills)
+"""
+        acknowledged, counted, different, kills = map(int, run(killing, database).split())
+        assert acknowledged > kills
+        assert acknowledged <= counted <= acknowledged + kills
+        assert different == 1, "a record is written whole"
+
 
 class TestFailing:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="takes a disk that is full")
@@ -368,17 +403,18 @@ from keysmith import StoreError
 from keysmith.stores.counters import FileCounters
 os.setgid(65534)
 os.setuid(65534)
-try:
-    FileCounters(Path(sys.argv[1])).update("a", lambda cells: None)
-except StoreError as error:
-    print(type(error).__name__, error)
+for path in sys.argv[1:]:
+    try:
+        FileCounters(Path(path)).update("a", lambda cells: None)
+    except StoreError as error:
+        print(type(error).__name__, error)
 """
         folder = Path(tempfile.mkdtemp())
         try:
             folder.chmod(0o755)
             FileCounters(folder / "keys.db").update("a", add)
-            for path in (folder / "keys.db", folder / "new.db"):
-                said = run(reading, path)
+            paths = folder / "keys.db", folder / "new.db"
+            for path, said in zip(paths, run(reading, *paths).splitlines(), strict=True):
                 assert said.startswith(f"StoreReadOnlyError {path}-counters cannot be written")
         finally:
             shutil.rmtree(folder)

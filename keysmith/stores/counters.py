@@ -93,9 +93,17 @@ LOOK_INTERVAL = 1.0
 _CELL_BYTES = 8 * CELLS
 _NAME_BYTES = 16
 _RECORD_BYTES = _NAME_BYTES + _CELL_BYTES
+_PAGE = 4096
+_PAGES_IN_RUN = 3
+_PAGES_IN_FIRST_SEGMENT = 256
+_POSITIONS = [
+    page + record
+    for page in range(0, _PAGES_IN_RUN * _PAGE, _PAGE)
+    for record in range(0, _PAGE - _RECORD_BYTES + 1, _RECORD_BYTES)
+]
+"""Where the records of a run begin. None crosses a page: a process can be killed between two."""
+
 _MAGIC = b"keysmith counters 1\n".ljust(64, b"\0")
-_FIRST_SEGMENT = 1024
-_RUN = 16
 _REMEMBERED = 100_000
 _FREE = bytes(_NAME_BYTES)
 _FIRST_PAUSE, _LONGEST_PAUSE = 20e-6, 2e-3
@@ -129,8 +137,9 @@ class FileCounters:
     """Records in a file, for all processes of this machine.
 
     The file is a hash table that only grows: segments, each twice as long as the one before, in
-    which a key's record lies within a short run that begins at its hash. What a machine that loses
-    power forgets is what its kernel had not written yet: half a minute of counting, as a rule.
+    which a key's record lies within a short run of pages that begins at its hash. What a machine
+    that loses power forgets is what its kernel had not written yet: half a minute of counting, as a
+    rule.
 
     Whoever removes or replaces the file resets what was counted. Processes that had it open notice
     within `LOOK_INTERVAL`, and go on in the file that is there now.
@@ -263,19 +272,18 @@ class FileCounters:
     def _place(self, file: int, key_id: str) -> tuple[int, bytes]:
         """Where the key's record lies, and what it begins with; it is made if there is none."""
         name = blake2b(key_id.encode(), digest_size=_NAME_BYTES).digest()
-        start, length = len(_MAGIC), _FIRST_SEGMENT
+        start, pages = _PAGE, _PAGES_IN_FIRST_SEGMENT
         while True:
-            place = int.from_bytes(name[:8], "little") % (length - _RUN + 1)
-            run_offset = start + place * _RECORD_BYTES
-            size = _RUN * _RECORD_BYTES
+            page = int.from_bytes(name[:8], "little") % (pages - _PAGES_IN_RUN + 1)
+            run_offset, size = start + page * _PAGE, _PAGES_IN_RUN * _PAGE
             run = _read(file, size, run_offset).ljust(size, b"\0")
-            for position in range(0, size, _RECORD_BYTES):
+            for position in _POSITIONS:
                 found = run[position : position + _NAME_BYTES]
                 if found == _FREE:
                     _write_all(file, name + bytes(_CELL_BYTES), run_offset + position)
                 if found in (_FREE, name):
                     return self._remember(key_id, run_offset + position, name)
-            start, length = start + length * _RECORD_BYTES, length * 2
+            start, pages = start + pages * _PAGE, pages * 2
 
     def _remember(self, key_id: str, offset: int, name: bytes) -> tuple[int, bytes]:
         self._places[key_id] = offset, name
