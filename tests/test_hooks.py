@@ -215,7 +215,7 @@ EVENTS: dict[str, tuple[Deed, Deed, Seen, Deed | None]] = {
 }
 
 ELSEWHERE = {"on_key_rate_limited", "on_key_quota_exceeded"}
-"""Hooks without a row in `EVENTS`."""
+"""Hooks of limits, which `test_limited_validation.py` is about."""
 
 
 def test_the_table_has_every_hook() -> None:

@@ -219,7 +219,7 @@ def judge(
 
 
 @given(policies, steps(forward, st.floats(0, 2.1)))
-@settings(max_examples=200)
+@settings(max_examples=80)
 @example(Limits(2, SECOND, 0, 0, 0), [1, 1.0, 0])
 @example(Limits(0, SECOND, 1, 0, 0), [1, 2.0, Limits(1, SECOND, 0, 0, 0), 1])
 @example(Limits(1, SECOND, 0, 0, 0), [1, 2.0, Limits(0, SECOND, 1, 0, 0), 1])
@@ -230,7 +230,7 @@ def test_no_window_sees_more_than_its_limit_and_none_is_refused_early(
 
 
 @given(policies, steps(st.one_of(forward, backward), st.floats(-2.1, 2.1)))
-@settings(max_examples=200)
+@settings(max_examples=80)
 @example(Limits(1, SECOND, 0, 0, 0), [1, -1.5, 0, 1.04, 1])
 @example(Limits(2, SECOND, 0, 0, 0), [1, 0.9, 1, -0.05, 0, 0.2, 1])
 @example(Limits(1, timedelta(hours=1), 0, 0, 0), [1, timedelta(days=-366), 1])
@@ -289,7 +289,7 @@ quota_limits = st.tuples(st.integers(0, 9), st.integers(0, 20)).map(
     quota_limits,
     st.lists(st.one_of(st.integers(0, 6), calendar_steps.map(lambda us: us * MICROSECOND))),
 )
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_quotas_are_exact_by_the_calendar(
     start: datetime, limits: Limits, sequence: list[int | timedelta]
 ) -> None:
@@ -338,7 +338,7 @@ def check_reset(limiter: Limiter, refusal: QuotaExceededError, limits: Limits) -
         )
     ),
 )
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_quotas_give_nothing_back_to_a_clock_that_is_put_back(
     start: datetime, limits: Limits, sequence: list[int | timedelta]
 ) -> None:
@@ -385,7 +385,7 @@ def test_the_last_quotas_of_all_end_with_time() -> None:
     st.builds(Limits, counts, lengths, counts, counts, counts),
     st.lists(st.one_of(costs, forward.map(lambda us: us * MICROSECOND))),
 )
-@settings(max_examples=120)
+@settings(max_examples=60)
 def test_a_refused_request_counts_nowhere(limits: Limits, sequence: list[int | timedelta]) -> None:
     limiter = Limiter()
     alone = [
