@@ -15,7 +15,10 @@ from keysmith.testing import TurnableClock
 pytest_plugins = ["keysmith.testing.plugin", "pytester", "tests.command_line", "tests.adversity"]
 
 settings.register_profile(
-    "keysmith", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "keysmith",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("keysmith")
 

@@ -409,17 +409,19 @@ class TestCommand:
         monkeypatch.setattr("keysmith.cli.maintain.note", note)
 
         def meanwhile() -> None:
-            with Engine(SqliteStore(database)) as engine:
-                for _ in range(2):
-                    soon = utc_now() + timedelta(milliseconds=20)
-                    key = engine.create_key(KeyCreate(name="k", expires_at=soon)).key
-                    states.append(wait_for_expiry(engine, key.id))
-                with engine.store.db.begin() as connection:
-                    connection.exec_driver_sql("ALTER TABLE keysmith_keys RENAME TO away")
-                failed.wait(120)
-                with engine.store.db.begin() as connection:
-                    connection.exec_driver_sql("ALTER TABLE away RENAME TO keysmith_keys")
-            os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                with Engine(SqliteStore(database), clock=lambda: utc_now() - HOUR) as engine:
+                    for _ in range(2):
+                        past = KeyCreate(name="k", expires_at=utc_now() - HOUR / 2)
+                        key = engine.create_key(past).key
+                        states.append(wait_for_expiry(engine, key.id))
+                    with engine.store.migration() as connection:
+                        connection.exec_driver_sql("ALTER TABLE keysmith_keys RENAME TO away")
+                    failed.wait(120)
+                    with engine.store.migration() as connection:
+                        connection.exec_driver_sql("ALTER TABLE away RENAME TO keysmith_keys")
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
 
         thread = threading.Thread(target=meanwhile)
         thread.start()

@@ -103,7 +103,17 @@ def test_the_wheel_migrates_with_no_checkout_beside_it(wheel: Path, tmp_path: Pa
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     clean.pop("COVERAGE_PROCESS_START", None)
     subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel],
+        [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "-c",
+            ROOT / "constraints.txt",
+            wheel,
+        ],
         check=True,
         capture_output=True,
         env=clean,

@@ -271,7 +271,8 @@ class SqliteStore:
             try:
                 self._begin_writing(connection)
             finally:
-                driver.execute(f"PRAGMA busy_timeout = {self._busy_timeout * 1000:.0f}")
+                with suppress(sqlite3.ProgrammingError):  # one that is broken has been closed
+                    driver.execute(f"PRAGMA busy_timeout = {self._busy_timeout * 1000:.0f}")
         else:
             connection.exec_driver_sql("BEGIN DEFERRED")
 
