@@ -73,7 +73,7 @@ def script(text: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 def run(text: str, *arguments: object) -> str:
     with script(text, *arguments) as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         return output
 

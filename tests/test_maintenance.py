@@ -30,6 +30,7 @@ from keysmith import (
     SqliteStore,
     UsageCreate,
 )
+from keysmith.cli import output
 from keysmith.clock import utc_now
 from keysmith.engine import lifecycle, rotation
 from tests.command_line import Run
@@ -355,7 +356,7 @@ def test_of_several_processes_each_event_is_told_by_one(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
     told = Counter(line for lines in said for line in lines if not line.startswith("counted"))
     assert told == Counter(expected)
     for lines in said:
@@ -395,20 +396,28 @@ class TestCommand:
         for number, handler in kept.items():
             signal.signal(number, handler)
 
-    def test_goes_on_until_it_is_stopped(self, run: Run, database: Path, handlers: None) -> None:
+    def test_goes_on_until_it_is_stopped(
+        self, run: Run, database: Path, handlers: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Also past a store that fails for a while: here, one that lacks a table."""
-        states = []
+        states, failed = [], threading.Event()
+
+        def note(text: str, style: str = "") -> None:
+            output.note(text, style)
+            failed.set()
+
+        monkeypatch.setattr("keysmith.cli.maintain.note", note)
 
         def meanwhile() -> None:
             try:
-                with Engine(SqliteStore(database)) as engine:
+                with Engine(SqliteStore(database), clock=lambda: utc_now() - HOUR) as engine:
                     for _ in range(2):
-                        soon = utc_now() + timedelta(milliseconds=20)
-                        key = engine.create_key(KeyCreate(name="k", expires_at=soon)).key
+                        past = KeyCreate(name="k", expires_at=utc_now() - HOUR / 2)
+                        key = engine.create_key(past).key
                         states.append(wait_for_expiry(engine, key.id))
                     with engine.store.migration() as connection:
                         connection.exec_driver_sql("ALTER TABLE keysmith_keys RENAME TO away")
-                    time.sleep(0.2)
+                    failed.wait(120)
                     with engine.store.migration() as connection:
                         connection.exec_driver_sql("ALTER TABLE away RENAME TO keysmith_keys")
             finally:
@@ -436,7 +445,7 @@ class TestCommand:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["expired"] == 0
         process.send_signal(number)
-        assert process.communicate(timeout=10) == ("", "")
+        assert process.communicate(timeout=120) == ("", "")
         assert process.returncode == 0
 
     def test_what_fails_from_the_beginning_ends_it(self, run: Run, database: Path) -> None:
@@ -445,7 +454,7 @@ class TestCommand:
 
 
 def wait_for_expiry(engine: Engine, key_id: str) -> KeyState:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while engine.get_key(key_id).state is not KeyState.EXPIRED and time.monotonic() < deadline:
         time.sleep(0.01)
     return engine.get_key(key_id).state

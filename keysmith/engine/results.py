@@ -24,7 +24,7 @@ class RateLimitStatus:
     limit: int
     """Requests in the policy's window."""
     remaining: int
-    """Requests that would still succeed now."""
+    """Requests that the rate limit would still let through now; `burst_limit` and quotas apart."""
     resets_at: datetime
     """When `remaining` is back at `limit`, should no more requests come."""
 
