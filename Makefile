@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format contract limits check bench profile crash soak purge scale loop wheel constraints clean
+.PHONY: help serve test slow lint types format contract limits check bench profile crash soak purge scale loop wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ serve: $(READY) ## Run the server on keysmith.db (KEYSMITH_DATABASE_URL names an
 test: $(READY) ## Run the tests, with the branch coverage gate
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
+
+slow: $(READY) ## Run the tests that take long: odd terminals, backups, benchmarks, counting at full length
+	$(BIN)/pytest -n 4 --dist worksteal -m slow
 
 lint: $(READY) ## Check style, and that imports keep to the layers
 	$(BIN)/ruff format --check .
@@ -40,7 +43,7 @@ build/contract/.ready:
 	@touch $@
 
 limits: $(READY) ## Count at full length: 50,000 keys, and processes that race for a rate limit
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow tests/test_counters.py tests/test_shared_counting.py
 
 check: lint types test ## All of the above, as CI does
 

@@ -27,6 +27,8 @@ from keysmith import (
 from keysmith.stores.schema import VERSION_TABLE, revisions
 from tests.adversity import as_nobody, as_root, limited
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -16,6 +16,8 @@ from benchmarks.peers import NAMES as PEERS
 from benchmarks.report import Outcome
 from benchmarks.targets import ROWS, Row, Target
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SMALL = ("--keys", "1000")
 

@@ -76,6 +76,7 @@ def test_the_life_of_a_key(tmp_path: Path) -> None:
     assert step("keys validate", second, 1)["error"]["code"] == "key_revoked"
 
 
+@pytest.mark.slow
 def test_as_a_module_and_with_a_database_of_the_environment(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -89,6 +90,7 @@ def test_as_a_module_and_with_a_database_of_the_environment(folder: Path, tmp_pa
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_extra_that_is_missing(tmp_path: Path) -> None:
     script = "import sys; sys.modules['rich'] = None; from keysmith.cli import main; main()"
     result = keysmith("migrate", folder=tmp_path, command=(sys.executable, "-c", script))
@@ -99,6 +101,7 @@ def test_an_extra_that_is_missing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- streams
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone(folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -109,6 +112,7 @@ def test_a_reader_that_has_gone(folder: Path) -> None:
     assert (result.returncode, result.stderr) == (141, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
 def test_output_that_cannot_be_written(folder: Path) -> None:
     with open("/dev/full", "w") as full:
@@ -117,11 +121,13 @@ def test_output_that_cannot_be_written(folder: Path) -> None:
     assert result.stderr == "Error: The output: No space left on device.\n"
 
 
+@pytest.mark.slow
 def test_without_streams(folder: Path) -> None:
     script = f"exec {KEYSMITH} keys list >&- 2>&-"
     assert keysmith(folder=folder, command=("sh", "-c", script)).returncode == 0
 
 
+@pytest.mark.slow
 def test_text_that_the_encoding_cannot_express(folder: Path) -> None:
     created = keysmith(
         *("keys", "create", "ключ"), folder=folder, variables={"PYTHONIOENCODING": "ascii"}
@@ -131,6 +137,7 @@ def test_text_that_the_encoding_cannot_express(folder: Path) -> None:
     assert re.search(r"^sk_live_\w{49}$", created.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_piped_output_has_no_colour_whatever_the_environment(folder: Path) -> None:
     result = keysmith("keys", "create", "n", folder=folder, variables={"FORCE_COLOR": "1"})
     assert re.search(r"^sk_live_\w{49}$", result.stdout, re.MULTILINE)
@@ -214,6 +221,7 @@ def terminal(folder: Path) -> Iterator[Any]:
             each.process.kill()
 
 
+@pytest.mark.slow
 def test_a_raw_key_is_prompted_for_and_not_shown(terminal: Any, template: Template) -> None:
     session = terminal("keys validate --json", piped=True)
     session.read_until("Raw key: ")
@@ -224,6 +232,7 @@ def test_a_raw_key_is_prompted_for_and_not_shown(terminal: Any, template: Templa
     assert template.raw_keys["main"] not in session.shown + piped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("typed", "code"), [("maybe\ny\n", 0), ("\x04", 1), (None, 130)])
 def test_deleting_is_confirmed(
     terminal: Any, template: Template, folder: Path, typed: str | None, code: int
@@ -237,6 +246,7 @@ def test_deleting_is_confirmed(
     assert (json.loads(piped) == {"deleted": template.ids["main"]}) if code == 0 else not piped
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_working(folder: Path) -> None:
     process = subprocess.Popen(
         [KEYSMITH, "keys", "validate"],
@@ -258,6 +268,7 @@ def test_an_interrupt_while_working(folder: Path) -> None:
     assert (process.returncode, told) == (130, b"")
 
 
+@pytest.mark.slow
 def test_progress_is_shown_on_a_terminal(terminal: Any, folder: Path) -> None:
     session = terminal("backup copy.db --json", piped=True)
     code, piped = session.end()
@@ -266,6 +277,7 @@ def test_progress_is_shown_on_a_terminal(terminal: Any, folder: Path) -> None:
     assert json.loads(piped) == {"path": "copy.db", "bytes": (folder / "copy.db").stat().st_size}
 
 
+@pytest.mark.slow
 def test_colour_is_for_terminals(terminal: Any) -> None:
     session = terminal("keys create n", COLUMNS="30")
     assert session.end()[0] == 0

@@ -13,6 +13,8 @@ import pytest
 from keysmith import Engine, KeyCreate, SqliteStore, UsageCreate
 from tests.elsewhere import Elsewhere
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip("resource", reason="takes a system that tells of its memory")
 
 THREADS = 16

@@ -53,6 +53,7 @@ class Validation:
         self._hooks = context.hooks
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
+        self._failures_heard = context.hooks.hears("on_key_validation_failed")
         self._counts_at_once = getattr(context.limiter, "immediate", False)
 
     def validate(
@@ -84,7 +85,8 @@ class Validation:
                 now = self._context.now()
             result = self._judge(candidate, now, ip, origin, method, path, scopes, cost)
         except KeysmithError as error:
-            self._tell_failure(raw_key, error, began)
+            if self._timed or self._failures_heard:
+                self._tell_failure(raw_key, error, began)
             raise
         if self._timed:
             self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
@@ -95,7 +97,7 @@ class Validation:
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
         if self._timed:
             self._hooks.fire("on_validation_timed", error.code, perf_counter() - began)
-        if self._hooks.hears("on_key_validation_failed") and not isinstance(error, StoreError):
+        if self._failures_heard and not isinstance(error, StoreError):
             self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
 
     def _judge(
