@@ -417,6 +417,7 @@ def test_a_call_that_is_cancelled_is_finished_by_its_thread_or_never_begun(path:
 
 
 def test_closing(path: Path) -> None:
+    others = set(threading.enumerate())
     engine = AsyncEngine(Engine(SqliteStore(path)))
 
     async def test() -> None:
@@ -437,9 +438,9 @@ def test_closing(path: Path) -> None:
     run(test)
     with SqliteStore(path) as store:
         assert store.usages.count() == 1
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - others:
         if thread.name.startswith("keysmith"):
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive(), thread.name
 
 
