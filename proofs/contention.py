@@ -17,7 +17,7 @@ PROMISE = (
     "Processes and threads that write at once wait for one another: none fails, none is stuck, "
     "and no change gets lost."
 )
-BROKEN = "the store's queue for the write lock left out, so that SQLite's own waiting remained"
+BROKEN = "a writer asked for the lock once, and did not wait for another process"
 
 PROCESSES, THREADS, SECONDS = 8, 4, 60.0
 QUICK = (2, 2, 0.5)

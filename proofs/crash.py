@@ -25,7 +25,7 @@ PROMISE = (
     "What a call has acknowledged outlives a process that is killed, and of what was under way "
     "there is all or nothing."
 )
-BROKEN = "a key committed before its scopes; usage acknowledged before it was flushed"
+BROKEN = "a key was committed before its scopes; `flush()` returned before it had written"
 
 TIMES, QUICK = 1_000, 20
 WORKERS = 3

@@ -17,7 +17,7 @@ PROMISE = (
     "A rotation in one process counts from the next validation on in all others, no count of usage "
     "is lost meanwhile, and memory does not grow."
 )
-BROKEN = "an answer of the cache given without a look at the version of the database"
+BROKEN = "an answer from memory was given without a look at the version of the database"
 
 SECONDS, QUICK = 10.0, 0.5
 THREADS = 16
@@ -52,6 +52,10 @@ class Soak:
         self._failures: list[BaseException] = []
 
     def run(self, seconds: float) -> Soaked:
+        with self._engine:
+            return self._run(seconds)
+
+    def _run(self, seconds: float) -> Soaked:
         threads = [threading.Thread(target=self._use) for _ in range(THREADS)]
         with Elsewhere(self._path) as elsewhere:
             elsewhere("migrate")  # it has begun
@@ -66,7 +70,6 @@ class Soak:
             thread.join()
         assert self._failures == []
         self._assert_nothing_lost()
-        self._engine.close()
         return Soaked(sum(self._counts), rotated, growth)
 
     def _use(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,9 @@ TRIALS = {
 """In the order in which they run, and the seconds after which one hangs."""
 
 
+_ERROR = re.compile(r"[A-Za-z.]+(Error|Exception)\b")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a trial."""
@@ -53,8 +57,11 @@ class Outcome:
 
     @property
     def told(self) -> str:
-        """The figure, or the last line of what went wrong."""
-        return self.figure if self.passed else self.failure.strip().rpartition("\n")[2]
+        """The figure, or the line that says what went wrong."""
+        if self.passed:
+            return self.figure
+        lines = self.failure.strip().splitlines()
+        return next(filter(_ERROR.match, reversed(lines)), lines[-1])
 
     @property
     def row(self) -> str:

@@ -13,6 +13,7 @@ from proofs import torture
 
 KEPT = "print('on the way'); print('1 of 1')"
 BROKEN = "raise AssertionError('a key came back to life')"
+LATER = "import atexit, sys; atexit.register(print, 'and later', file=sys.stderr)"
 STUCK = "import time; print('begun', flush=True); time.sleep(60)"
 
 
@@ -34,6 +35,7 @@ def test_the_last_line_of_a_trial_is_its_figure() -> None:
     ("script", "limit", "told"),
     [
         (BROKEN, 20, "AssertionError: a key came back to life"),
+        (f"{LATER}; {BROKEN}", 20, "AssertionError: a key came back to life"),
         ("import os; os._exit(3)", 20, "It ended with exit code 3."),
         ("pass", 20, "It printed no figure."),
         (STUCK, 0.5, "It did not end within 0.5 s."),
