@@ -197,7 +197,7 @@ def _row(usage: RecordedUsage, tenant_id: str, stored: Callable[[datetime], Any]
     """The row to write, in the order of `_COLUMNS`."""
     key_id, endpoint, method, status_code, ip_address, user_agent, latency_ms, meta, at, *_ = usage
     return (
-        new_id(IdPrefix.USAGE, at if at >= _EPOCH else _EPOCH),
+        new_id(IdPrefix.USAGE, max(at, _EPOCH)),
         key_id,
         tenant_id,
         endpoint,
