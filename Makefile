@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow lint types format contract limits check bench profile crash soak purge scale loop wheel constraints clean
+.PHONY: help serve test slow lint types format contract limits check bench profile crash soak purge scale loop workers wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ purge: $(READY) ## Prove that others get their turn to write while usage is purg
 
 loop: $(READY) ## Prove that an event loop is not held up while another process writes
 	$(BIN)/python -m proofs.loop
+
+workers: $(READY) ## Prove that processes that serve one file grant a quota exactly, and lose nothing
+	$(BIN)/python -m proofs.workers $(ARGS)
 
 scale: $(READY) ## Prove that five million records are read as fast as five thousand (ARGS=100000)
 	$(BIN)/python -m proofs.scale $(ARGS)
