@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow lint types format contract limits check bench profile crash soak purge scale loop workers wheel constraints clean
+.PHONY: help serve test slow lint types format contract browser limits check bench profile crash soak purge scale loop workers wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,16 @@ contract: $(READY) build/contract/.ready ## Try the server with Schemathesis and
 build/contract/.ready:
 	$(PYTHON) -m venv build/contract
 	build/contract/bin/pip install --quiet schemathesis openapi-python-client
+	@touch $@
+
+browser: $(READY) build/browser/.ready ## Use the OpenAPI pages as a person does, in a headless Chromium
+	$(BIN)/python -m tests.browser build/browser
+
+build/browser/.ready:
+	@command -v chromium > /dev/null && command -v npm > /dev/null || { echo "This needs a browser and npm: apt-get install chromium npm"; exit 1; }
+	$(PYTHON) -m venv build/browser
+	build/browser/bin/pip install --quiet playwright
+	cd build/browser && npm pack --silent swagger-ui-dist@5 && tar -xzf swagger-ui-dist-5*.tgz
 	@touch $@
 
 limits: $(READY) ## Count at full length: 50,000 keys, and processes that race for a rate limit
