@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow lint types format contract limits check torture bench profile purge scale loop wheel constraints clean
+.PHONY: help serve test slow lint types format contract browser limits check torture bench profile purge loop workers scale wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,16 @@ build/contract/.ready:
 	build/contract/bin/pip install --quiet schemathesis openapi-python-client
 	@touch $@
 
+browser: $(READY) build/browser/.ready ## Use the OpenAPI pages as a person does, in a headless Chromium
+	$(BIN)/python -m tests.browser build/browser
+
+build/browser/.ready:
+	@command -v chromium > /dev/null && command -v npm > /dev/null || { echo "This needs a browser and npm: apt-get install chromium npm"; exit 1; }
+	$(PYTHON) -m venv build/browser
+	build/browser/bin/pip install --quiet playwright
+	cd build/browser && npm pack --silent swagger-ui-dist@5 && tar -xzf swagger-ui-dist-5*.tgz
+	@touch $@
+
 limits: $(READY) ## Count at full length: 50,000 keys, and processes that race for a rate limit
 	$(BIN)/pytest -m slow tests/test_counters.py tests/test_shared_counting.py
 
@@ -61,6 +71,9 @@ purge: $(READY) ## Prove that others get their turn to write while usage is purg
 
 loop: $(READY) ## Prove that an event loop is not held up while another process writes
 	$(BIN)/python -m proofs.loop
+
+workers: $(READY) ## Prove that processes that serve one file grant a quota exactly, and lose nothing
+	$(BIN)/python -m proofs.workers $(ARGS)
 
 scale: $(READY) ## Prove that five million records are read as fast as five thousand (ARGS=100000)
 	$(BIN)/python -m proofs.scale $(ARGS)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Security
 from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.security import HTTPBasic
 from typer.main import get_command
 
 import keysmith.fastapi
 from keysmith import Engine, SqliteStore
 from keysmith.cli.app import app as commands
-from keysmith.fastapi import management_router
+from keysmith.fastapi import APIKeyAuth, install_problem_handlers, management_router
 from keysmith.fastapi.authority import SCOPES, Requires
 from keysmith.plugins import Metrics
 from keysmith.server import Settings, create_app
@@ -29,6 +30,7 @@ TABLE = {
         r"^\| `([A-Z]+) (/\S+)` \| (`[a-z:]+`|open) \|", HTTP_MD, re.MULTILINE
     )
 }
+EITHER_HEADER = [{"Keysmith": []}, {"KeysmithHeader": []}]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_the_document_serves_for_a_client(document: dict[str, Any]) -> None:
         assert operation["tags"], where
         assert operation["description"].endswith("."), where
         open_to_all = TABLE[method, path] == "open"
-        assert operation.get("security", []) == ([] if open_to_all else [{"Keysmith": []}]), where
+        assert operation.get("security", []) == ([] if open_to_all else EITHER_HEADER), where
         answers = operation["responses"]
         assert ("401" in answers) != open_to_all, where
         for status, answer in answers.items():
@@ -105,6 +107,36 @@ def test_the_document_serves_for_a_client(document: dict[str, Any]) -> None:
     assert "metadata" in schemas["KeyPublic"]["properties"]
     assert "metadata" in schemas["KeyCreate"]["properties"]
     assert not [name for name in schemas if "hash" in str(schemas[name].get("properties", {}))]
+
+
+def test_a_service_tells_of_both_headers_and_of_its_own(memory: SqliteStore) -> None:
+    auth = APIKeyAuth(Engine(memory))
+    host = HTTPBasic(scheme_name="Host")
+    app = FastAPI()
+    install_problem_handlers(app)
+    assert "components" not in app.openapi()
+    app.openapi_schema = None
+
+    @app.get("/scoped", dependencies=[Security(auth, scopes=["read"]), Depends(host)])
+    def scoped() -> None: ...
+
+    @app.get("/open")
+    def opened() -> None: ...
+
+    document = app.openapi()
+    assert document["paths"]["/scoped"]["get"]["security"] == [
+        {"Keysmith": ["read"]},
+        {"KeysmithHeader": ["read"]},
+        {"Host": []},
+    ]
+    assert "security" not in document["paths"]["/open"]["get"]
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["Keysmith"]["scheme"] == "bearer"
+    assert (schemes["KeysmithHeader"]["in"], schemes["KeysmithHeader"]["name"]) == (
+        "header",
+        "X-API-Key",
+    )
+    assert app.openapi() == document, "however often it is asked for"
 
 
 def test_without_metrics_there_is_no_such_route(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from keysmith import Engine, SqliteStore, UsageCreate
+from keysmith import AsyncEngine, Engine, KeyCreate, SqliteStore, UsageCreate
+from keysmith.fastapi.metering import meter
+from keysmith.fastapi.schemas import ValidateRequest
 from keysmith.server import Settings, create_app, prepare
 from tests.serving import client, is_problem, serving
 
@@ -82,6 +86,35 @@ def test_the_life_of_a_key(api: httpx.Client) -> None:
     ]
     assert api.delete(path).status_code == 204
     is_problem(api.get(path), 404, "key_not_found")
+
+
+def test_what_is_validated_is_metered(api: httpx.Client, engine: Engine) -> None:
+    made = created(api, "/keys", tenant_id="metered")
+    for asked, status in (
+        ({"path": "/a\n" + "b" * 2000, "method": "GET", "ip": "10.0.0.1"}, 200),
+        ({"scopes": ["more"]}, 403),
+        ({}, 200),
+    ):
+        answer = api.post("/keys/validate", json={"raw_key": made["raw_key"], **asked})
+        assert answer.status_code == status
+    recorded = [
+        (each["endpoint"], each["method"], each["status_code"], each["ip_address"])
+        for each in api.get(f"/keys/{made['key']['id']}/usage").json()["items"]
+    ]
+    assert recorded == [("", "", 200, ""), ("/a" + "b" * 1022, "GET", 200, "10.0.0.1")]
+
+
+def test_what_cannot_be_metered_harms_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(SqliteStore(tmp_path / "keys.db"))
+    engine.store.migrate()
+    raw_key = engine.create_key(KeyCreate(name="n")).raw_key
+    result = engine.validate_key(raw_key)
+    engine.close()
+    asyncio.run(meter(AsyncEngine(engine), ValidateRequest(raw_key=raw_key), result))
+    assert f"{result.key.id} was not recorded" in caplog.text
+    assert raw_key not in caplog.text
 
 
 def test_policies(api: httpx.Client) -> None:

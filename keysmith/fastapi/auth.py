@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import Response
-from fastapi.openapi.models import HTTPBearer
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
@@ -14,7 +13,8 @@ from starlette.requests import HTTPConnection
 from keysmith.engine import AsyncEngine, Engine, ValidationResult
 from keysmith.errors import KeysmithError
 from keysmith.fastapi.clients import ClientAddress
-from keysmith.fastapi.credentials import HOW_TO_SEND, header_values, read_credential
+from keysmith.fastapi.credentials import header_values, read_credential
+from keysmith.fastapi.openapi import BEARER, HOW_TO_SEND, SCHEME
 from keysmith.fastapi.problems import HTTPProblem, as_problem
 from keysmith.fastapi.seen import Seen
 from keysmith.tracebacks import forget_values
@@ -51,8 +51,8 @@ class APIKeyAuth(SecurityBase):
         tells the client's address; from anybody else it tells nothing. Let no other layer, such as
         uvicorn's `proxy_headers`, rewrite the address before.
         """
-        self.scheme_name = "Keysmith"
-        self.model = HTTPBearer(description=f"An API key: {HOW_TO_SEND}.")
+        self.scheme_name = SCHEME
+        self.model = BEARER
         self._engine = engine if isinstance(engine, AsyncEngine) else AsyncEngine(engine)
         self._optional = optional
         self._address = ClientAddress(trusted_proxies)

@@ -6,10 +6,8 @@ from typing import NoReturn
 
 from starlette.types import Scope
 
+from keysmith.fastapi.openapi import HOW_TO_SEND
 from keysmith.fastapi.problems import HTTPProblem
-
-KEY_HEADER = "X-API-Key"
-HOW_TO_SEND = f"`Authorization: Bearer <key>` or `{KEY_HEADER}: <key>`"
 
 
 def read_credential(scope: Scope) -> str | None:

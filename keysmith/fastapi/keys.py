@@ -11,6 +11,7 @@ from keysmith.engine import AsyncEngine, CreatedKey, ValidationResult
 from keysmith.errors import KeysmithError, RequestRepeatedError
 from keysmith.fastapi.authority import Authority, ReadKeys, ValidateKeys, WriteKeys
 from keysmith.fastapi.headers import IdempotencyKey, IfMatch, require_match, versioned
+from keysmith.fastapi.metering import meter
 from keysmith.fastapi.problems import FieldProblem, ProblemRoute, as_problem
 from keysmith.fastapi.schemas import (
     IssuedKey,
@@ -54,17 +55,20 @@ def list_keys(query: Annotated[KeyQuery, Query()], caller: ReadKeys) -> KeyPage:
 async def validate_key(data: ValidateRequest, caller: ValidateKeys) -> ValidationResult:
     """Judges a raw key for a request, as the service that it was sent to would.
 
-    A key that is not good is answered with 401, 403 or 429, and `raw_key` among the `errors`; an
-    answer without that is about the key that this request itself was made with.
+    A key that is good counts against its limits, and in its usage. One that is not is answered with
+    401, 403 or 429, and `raw_key` among the `errors`; an answer without that is about the key that
+    this request itself was made with.
     """
     engine = caller.asynchronous or AsyncEngine(caller.engine)
     try:
-        return await engine.validate_key(**data.model_dump())
+        result = await engine.validate_key(**data.model_dump())
     except KeysmithError as error:
         problem = as_problem(error, caller.engine.now)
         about = FieldProblem(location="body", field="raw_key", detail=problem.detail)
         problem.errors.append(about)
         raise problem from error
+    await meter(engine, data, result)
+    return result
 
 
 @router.get("/{key_id}")

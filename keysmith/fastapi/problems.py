@@ -34,6 +34,7 @@ from keysmith.errors import (
     TenantMismatchError,
 )
 from keysmith.fastapi.limits import limited_headers, whole_seconds
+from keysmith.fastapi.openapi import document_both_headers
 from keysmith.fastapi.seen import Seen
 
 logger = logging.getLogger(__name__)
@@ -132,8 +133,10 @@ def install_problem_handlers(app: FastAPI) -> None:
     """Has the application answer with problem details (RFC 9457) where something goes wrong.
 
     That is for `KeysmithError`, pydantic's `ValidationError`, FastAPI's `RequestValidationError`
-    and `HTTPException`. Nothing that the client sent is repeated to it.
+    and `HTTPException`. Nothing that the client sent is repeated to it. And where the OpenAPI
+    document says that `APIKeyAuth` lets in who sends a bearer token, it says so of `X-API-Key`.
     """
+    document_both_headers(app)
     for kind in ANSWERED:
         app.add_exception_handler(kind, _handle)
     app.add_exception_handler(WebSocketRequestValidationError, _close)
