@@ -113,7 +113,7 @@ _ALLOWED = _with_below("SELECT value FROM json_each(p.allowed_scopes)")
 
 FIND = f"""
     SELECT {", ".join(_KEY.columns + _ROTATION.columns + _POLICY.columns)},
-        {_HELD}, CASE WHEN p.allowed_scopes <> '[]' THEN {_ALLOWED} END
+        r.grace_closed, {_HELD}, CASE WHEN p.allowed_scopes <> '[]' THEN {_ALLOWED} END
     FROM (
         SELECT id AS key_id, NULL AS rotation_id FROM keysmith_keys WHERE key_hash = :hash
         UNION ALL
@@ -233,7 +233,7 @@ class SqliteCredentials:
 
 
 def _credential(row: Sequence[Any]) -> Credential:
-    granted, allowed = row[-2], row[-1]
+    grace_closed, granted, allowed = row[-3:]
     rotated = row[_AFTER_KEY] is not None
     with_policy = row[_AFTER_ROTATION] is not None
     return Credential(
@@ -241,7 +241,8 @@ def _credential(row: Sequence[Any]) -> Credential:
         RotationPublic.from_row(_ROTATION.row(row[_AFTER_KEY:_AFTER_ROTATION]))
         if rotated
         else None,
-        PolicyPublic.from_row(_POLICY.row(row[_AFTER_ROTATION:-2])) if with_policy else None,
+        PolicyPublic.from_row(_POLICY.row(row[_AFTER_ROTATION:-3])) if with_policy else None,
         frozenset(json.loads(granted)),
         None if allowed is None else frozenset(json.loads(allowed)),
+        bool(grace_closed),
     )
