@@ -36,6 +36,7 @@ TRIALS = {
     "soak": 60,
     "failures": 120,
     "clock": 120,
+    "forks": 150,
     "secrets": 120,
     "tenants": 150,
 }
