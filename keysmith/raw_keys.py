@@ -80,6 +80,7 @@ class HmacSha256Hasher(Hasher):
     def __init__(self, pepper: str | bytes) -> None:
         """`pepper`: a secret of at least 16 bytes; shorter ones raise `ValueError`."""
         self.__pepper = pepper.encode() if isinstance(pepper, str) else bytes(pepper)
+        del pepper  # an error tracker would show it
         if len(self.__pepper) < 16:
             raise ValueError("A pepper needs at least 16 bytes; secrets.token_bytes(32) makes one.")
 

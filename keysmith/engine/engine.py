@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Self, Unpack
 
 from keysmith.clock import Clock, utc_now
@@ -52,6 +52,7 @@ from keysmith.stores.base import (
     TenantFilters,
     UsageFilters,
 )
+from keysmith.tracebacks import forget_values, without_values
 
 
 class Engine:
@@ -182,7 +183,12 @@ class Engine:
         and `.resets_at`. A request counts `cost` times against limits and quotas; one that is
         refused does not count.
         """
-        result = self._validation.validate(raw_key, ip, origin, method, path, scopes, cost)
+        try:
+            result = self._validation.validate(raw_key, ip, origin, method, path, scopes, cost)
+        except BaseException as error:
+            del raw_key
+            forget_values(error)
+            raise
         assert result is not None  # noqa: S101  only one at once can give none
         return result
 
@@ -511,6 +517,14 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+_HOT = {"validate_key", "record_usage"}
+"""Called for every request: one sees to its errors itself, the other is given no secret."""
+
+for _name, _call in list(vars(Engine).items()):
+    if isinstance(_call, FunctionType) and not _name.startswith("_") and _name not in _HOT:
+        setattr(Engine, _name, without_values(_call))
 
 
 def _limiter(given: RateLimiter | str | None, store: Store, clock: Clock) -> RateLimiter:
