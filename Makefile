@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow lint types format contract browser limits check bench profile crash soak purge scale loop workers wheel constraints clean
+.PHONY: help serve test slow lint types format contract browser limits check torture bench profile purge loop workers scale wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,17 +57,14 @@ limits: $(READY) ## Count at full length: 50,000 keys, and processes that race f
 
 check: lint types test ## All of the above, as CI does
 
+torture: $(READY) ## Hold Keysmith to its promises by force, and print a figure for each (ARGS="--only crash")
+	$(BIN)/python -m proofs.torture $(ARGS)
+
 bench: $(READY) $(PEERS)/.ready ## Measure, beside bare SQLite and FastAPI and beside peers (ARGS="--quick --only NAME")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 profile: $(READY) ## Show where the microseconds of a validation go
 	$(BIN)/python -m benchmarks.stages $(ARGS)
-
-crash: $(READY) ## Prove that a kill loses nothing acknowledged, two hundred times
-	$(BIN)/python -m proofs.crash
-
-soak: $(READY) ## Prove that threads lose nothing and grow nothing, for ten seconds (ARGS=60)
-	$(BIN)/python -m proofs.soak $(ARGS)
 
 purge: $(READY) ## Prove that others get their turn to write while usage is purged or recorded
 	$(BIN)/python -m proofs.purge

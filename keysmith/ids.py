@@ -32,6 +32,9 @@ ID_PATTERN = r"[0-7][0-9a-hjkmnp-tv-z]{25}"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_VERSION = 0x7 << 76 | 0b10 << 62
+"""The bits that say which version of which variant of UUIDs it is."""
+_LOW_BITS = (1 << 62) - 1
 _SUFFIX = re.compile(ID_PATTERN)
 
 
@@ -57,9 +60,7 @@ class _Sequence:
                 self._millisecond = millisecond
                 self._random = secrets.randbits(73)
             random = self._random
-        high = (random >> 62) & 0xFFF
-        low = random & ((1 << 62) - 1)
-        return (millisecond << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low
+        return (millisecond << 80) | _VERSION | (random >> 62 << 64) | (random & _LOW_BITS)
 
 
 _sequence = _Sequence()
@@ -67,7 +68,7 @@ _sequence = _Sequence()
 
 def new_id(prefix: IdPrefix, at: datetime) -> str:
     """A new ID of that kind, created at the moment `at`."""
-    return f"{prefix.value}_{encode(_sequence.next(at).to_bytes(16, 'big'))}"
+    return prefix + "_" + encode(_sequence.next(at).to_bytes(16, "big"))
 
 
 def is_id(prefix: IdPrefix, text: object) -> bool:

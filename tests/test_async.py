@@ -24,6 +24,7 @@ from keysmith import (
     KeyNotFoundError,
     KeyRevokedError,
     PolicyCreate,
+    PolicyUpdate,
     RateLimitedError,
     SqliteStore,
     StoreUnavailableError,
@@ -136,7 +137,7 @@ def test_they_do_the_same(path: Path) -> None:
 # ---------------------------------------------------------------------------- hops
 
 
-def test_what_is_in_memory_takes_no_hop_and_all_else_one(
+def test_a_key_that_has_been_seen_takes_no_hop_and_all_else_one(
     memory: SqliteStore, monkeypatch: pytest.MonkeyPatch, clock: TurnableClock
 ) -> None:
     engine = AsyncEngine(Engine(memory, clock=clock))
@@ -166,13 +167,18 @@ def test_what_is_in_memory_takes_no_hop_and_all_else_one(
             await engine.validate_key(wrong)
         assert hops.count == 4, "a wrong checksum is seen at once"
 
+        engine.engine.update_policy(policy.id, PolicyUpdate(rate_limit=2000))
+        result = await engine.validate_key(created.raw_key)
+        assert result.rate_limit is not None
+        assert (result.rate_limit.limit, hops.count) == (2000, 4), "a change is seen without a hop"
+
         clock.turn(hours=1)
         with pytest.raises(KeyExpiredError):
             await engine.validate_key(created.raw_key)
         assert hops.count == 5, "the expiry is written down"
         assert (await engine.get_key(created.key.id)).state.value == "expired"
         statistics = await engine.cache_statistics()
-        assert (statistics.hits, statistics.misses) == (11, 1)
+        assert (statistics.hits, statistics.misses) == (11, 2)
 
     run(test)
 

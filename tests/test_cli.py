@@ -215,6 +215,13 @@ TRIED_ELSEWHERE = {
     "maintain": {"--every"},
     "backup": {"--force"},
     "restore": {"--yes"},
+    "keys rotate-all": {
+        *("--tenant", "--all-tenants", "--app", "--before", "--output", "--reason", "--grace"),
+        *("--by", "--dry-run", "--yes"),
+    },
+    "keys revoke-all": {
+        *("--tenant", "--all-tenants", "--app", "--before", "--reason", "--dry-run", "--yes"),
+    },
 }
 
 

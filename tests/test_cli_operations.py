@@ -84,7 +84,7 @@ def test_a_backup_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     ("typed", "offered"),
     [
         ("keysmith pol", ["policies"]),
-        ("keysmith keys re", ["revoke", "reactivate"]),
+        ("keysmith keys rev", ["revoke", "revoke-all"]),
         ("keysmith keys list --st", ["--state"]),
         ("keysmith keys list --state s", ["suspended"]),
     ],

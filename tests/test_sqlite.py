@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -308,45 +307,3 @@ def test_a_snapshot_sees_one_moment(path: Path) -> None:
 def test_a_snapshot_is_for_reading(memory: SqliteStore) -> None:
     with memory.snapshot(), pytest.raises(StoreError, match="snapshot"):
         a_key(memory)
-
-
-def _count_up(path: str, times: int) -> None:
-    with SqliteStore(path) as store:
-        [key] = store.keys.list()
-        for _ in range(times):
-            with store.transaction():
-                key = store.keys.get(key.id, for_update=True)
-                key.meta = {"count": int(str(key.meta.get("count", 0))) + 1}
-                store.keys.update(key)
-
-
-def test_processes_and_threads_lose_no_update(path: Path) -> None:
-    with SqliteStore(path) as store:
-        key = a_key(store)
-        context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=_count_up, args=(str(path), 25)) for _ in range(3)]
-        threads = [threading.Thread(target=_count_up, args=(str(path), 25)) for _ in range(3)]
-        for worker in [*processes, *threads]:
-            worker.start()
-        for worker in [*processes, *threads]:
-            worker.join()
-        assert store.keys.get(key.id).meta == {"count": 150}
-
-
-KILLED = """
-import os, signal, sys
-from keysmith import SqliteStore
-from keysmith.testing.contract.samples import a_key
-store = SqliteStore(sys.argv[1])
-a_key(store, name="acknowledged")
-with store.transaction():
-    a_key(store, name="half done")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_kill_leaves_what_was_acknowledged_and_no_half(path: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
-    assert killed.returncode == -9
-    with SqliteStore(path) as store:
-        assert [key.name for key in store.keys.list()] == ["acknowledged"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, lifecycle, maintain, operations, policies, rotations, scopes
+from keysmith.cli import keys, leaks, lifecycle, maintain, operations, policies, rotations, scopes
 from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl, given
 from keysmith.cli.output import note, print_json, print_line
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 keys.app.add_typer(lifecycle.app)
+keys.app.add_typer(leaks.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")

@@ -41,8 +41,9 @@ def _awaitable(
 class AsyncEngine:
     """Every call of an `Engine` as a coroutine. Safe to share between tasks, loops and threads.
 
-    What needs no store is answered on the event loop: validation of a key that is in memory while
-    nothing has changed, and recording usage. All else takes one hop to a worker thread.
+    What nobody has to be waited for is answered on the event loop: recording usage, and validation
+    of a key that has been seen before. If anything has changed since, its row is read again, which
+    takes less than a hop to a thread would, and waits for no writer. All else takes one hop.
 
     A call that is cancelled while a thread is at it is finished there all the same. Transactions
     belong to threads: `store.transaction()` is for synchronous code, and nothing in it is awaited.
@@ -67,7 +68,7 @@ class AsyncEngine:
     ) -> ValidationResult:
         """See `Engine.validate_key`."""
         result = self.engine._validation.validate(  # noqa: SLF001
-            raw_key, ip, origin, method, path, scopes, cost, warm=True
+            raw_key, ip, origin, method, path, scopes, cost, at_once=True
         )
         if result is not None:
             return result

@@ -95,19 +95,16 @@ class Candidates:
         self.hits = 0
         self.misses = 0
 
-    def warm(self, raw_key: str) -> Candidate | None:
-        """The candidate, if it is in memory and up to date; whoever uses it counts the hit.
-
-        Raises `InvalidKeyError` for what cannot be a key.
-        """
-        known = self._known.get(self._hash(check_form(raw_key)))
-        if known is None or known.version != self._version():
-            return None
-        return known
-
     def find(self, raw_key: str) -> Candidate:
         """The candidate. Raises `InvalidKeyError` for a raw key that is malformed or unknown."""
+        return self._find(self._hash(check_form(raw_key)))
+
+    def find_again(self, raw_key: str) -> Candidate | None:
+        """As `find`, for a secret that was found before; `None` for one that was not."""
         key_hash = self._hash(check_form(raw_key))
+        return self._find(key_hash) if key_hash in self._known else None
+
+    def _find(self, key_hash: str) -> Candidate:
         known = self._known.get(key_hash)
         # Before the row is read: what changes in between makes the candidate old, never wrong.
         version = self._version()

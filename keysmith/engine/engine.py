@@ -183,7 +183,7 @@ class Engine:
         refused does not count.
         """
         result = self._validation.validate(raw_key, ip, origin, method, path, scopes, cost)
-        assert result is not None  # noqa: S101  only a warm validation can give none
+        assert result is not None  # noqa: S101  only one at once can give none
         return result
 
     def get_key(self, key_id: str) -> Key:

@@ -66,20 +66,20 @@ class Validation:
         scopes: Iterable[str],
         cost: int,
         *,
-        warm: bool = False,
+        at_once: bool = False,
     ) -> ValidationResult | None:
-        """The result; `None` if it is to be `warm`, and somebody would have to be waited for."""
+        """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         began = perf_counter() if self._timed else 0.0
         candidates = self._context.candidates
         try:
-            if warm:
-                known = candidates.warm(raw_key)
+            if at_once:
+                known = candidates.find_again(raw_key)
                 if known is None:
                     return None
                 candidate, now = known, self._context.now()
                 if self._waits(candidate, now):
+                    candidates.hits -= 1  # it will be found once more, and counts once
                     return None
-                candidates.hits += 1
             else:
                 candidate = candidates.find(raw_key)
                 now = self._context.now()

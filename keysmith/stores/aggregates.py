@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
@@ -47,14 +47,27 @@ Sum = tuple[int, int, float, bytes]
 _NOTHING: Sum = (0, 0, 0.0, b"")
 
 
-class Counted(NamedTuple):
-    """What a record adds to its day and its month."""
+Counted = tuple[str, str, datetime, int, float]
+"""What counts of a record: key, tenant, when, status and latency."""
 
-    key_id: str
-    tenant_id: str
-    created_at: datetime
-    status_code: int
-    latency_ms: float
+
+class Addition:
+    """What some records of one key add to a period."""
+
+    __slots__ = ("bins", "errors", "latency", "tenant_id")
+
+    def __init__(self, tenant_id: str) -> None:
+        self.tenant_id = tenant_id
+        self.bins: list[int | None] = []
+        """Where each of the latencies belongs in a sketch."""
+        self.errors = 0
+        self.latency = 0.0
+
+    def include(self, other: Addition) -> None:
+        """Adds what another one adds."""
+        self.bins += other.bins
+        self.errors += other.errors
+        self.latency += other.latency
 
 
 class SqlAggregates(SqlRepository[UsageAggregate]):
@@ -66,28 +79,18 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
 
     def add(self, connection: sa.Connection, records: Iterable[Counted]) -> None:
         """Adds records to their days and months, in the caller's transaction."""
-        stored = stored_moment(connection.dialect)
-        periods: dict[date, tuple[Any, Any]] = {}
-        groups: dict[Identity, list[tuple[Counted, int | None]]] = defaultdict(list)
-        for record in records:
-            day = record.created_at.date()
-            if day not in periods:
-                daily, monthly = (period.start(record.created_at) for period in _PERIODS)
-                periods[day] = stored(daily), stored(monthly)
-            counted = record, bin_of(record.latency_ms)
-            for period, start in zip(_PERIOD_NAMES, periods[day], strict=True):
-                groups[record.key_id, period, start].append(counted)
-        found = self._stored(connection, groups)
+        additions = _additions(records, stored_moment(connection.dialect))
+        found = self._stored(connection, additions)
         rows = [
-            _row(identity, found.get(identity, _NOTHING), members)
-            for identity, members in groups.items()
+            _row(identity, found.get(identity, _NOTHING), addition)
+            for identity, addition in additions.items()
         ]
         if rows:
             write_rows(connection, _upsert(connection.dialect.name), _COLUMNS, rows)
 
     def requests(self, key_id: str, period: Period, day: date) -> int:
         """How many requests a key made in the period in which a day lies."""
-        start = period.start(datetime(day.year, day.month, day.day, tzinfo=UTC))
+        start = period.start(_midnight(day))
         statement = sa.select(_columns.request_count).where(
             *self._equal(key_id=key_id, period=period, period_start=start)
         )
@@ -149,9 +152,38 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
         return found
 
 
-def _row(
-    identity: Identity, so_far: Sum, members: Sequence[tuple[Counted, int | None]]
-) -> tuple[Any, ...]:
+def _additions(
+    records: Iterable[Counted], stored: Callable[[datetime], Any]
+) -> dict[Identity, Addition]:
+    """What the records add to the days and the months of their keys."""
+    days: dict[tuple[str, date], Addition] = {}
+    for key_id, tenant_id, created_at, status_code, latency_ms in records:
+        of_day = key_id, created_at.date()
+        day = days.get(of_day)
+        if day is None:
+            day = days[of_day] = Addition(tenant_id)
+        day.bins.append(bin_of(latency_ms))
+        day.errors += status_code >= ERROR_STATUS
+        day.latency += latency_ms
+    starts = {
+        date_: [(period.value, stored(period.start(_midnight(date_)))) for period in Period]
+        for date_ in {date_ for _, date_ in days}
+    }
+    additions: dict[Identity, Addition] = {}
+    for (key_id, date_), day in days.items():
+        for period, start in starts[date_]:
+            identity = key_id, period, start
+            if identity not in additions:
+                additions[identity] = Addition(day.tenant_id)
+            additions[identity].include(day)
+    return additions
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _row(identity: Identity, so_far: Sum, addition: Addition) -> tuple[Any, ...]:
     """The row to write: what there was and what is added, in the order of the columns."""
     requests, errors, latency, stored_sketch = so_far
     try:
@@ -161,15 +193,14 @@ def _row(
             f"keysmith_usage_agg holds a latency_sketch that Keysmith cannot have written, for "
             f"{identity[0]}. Restore a backup, or remove that row."
         ) from None
-    sketch.add([bin_ for _, bin_ in members])
+    sketch.add(addition.bins)
     median, slowest = sketch.quantiles(0.50, 0.99)
-    records = [record for record, _ in members]
     return (
         *identity,
-        records[0].tenant_id,
-        requests + len(records),
-        errors + sum(record.status_code >= ERROR_STATUS for record in records),
-        latency + sum(record.latency_ms for record in records),
+        addition.tenant_id,
+        requests + len(addition.bins),
+        errors + addition.errors,
+        latency + addition.latency,
         median,
         slowest,
         sketch.to_bytes(),
@@ -194,9 +225,6 @@ def _summary(period: Period, start: datetime, rows: Iterable[Any]) -> UsageSumma
         p99_latency=slowest,
     )
 
-
-_PERIODS = (Period.DAILY, Period.MONTHLY)
-_PERIOD_NAMES = tuple(period.value for period in _PERIODS)
 
 _STORED = sa.select(
     _columns.key_id,

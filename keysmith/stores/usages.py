@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from operator import itemgetter
 from typing import Any, Unpack
 
 import sqlalchemy as sa
@@ -59,10 +60,9 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
             known = [usage for usage in usages if _is_known(usage, owners)]
             if known:
                 stored = stored_moment(connection.dialect)
-                write_rows(
-                    connection, _INSERT, _COLUMNS, [_row(usage, owners, stored) for usage in known]
-                )
-                self._aggregates.add(connection, [_counted(usage, owners) for usage in known])
+                rows = [_row(usage, owners[usage.key_id][0], stored) for usage in known]
+                write_rows(connection, _INSERT, _COLUMNS, rows)
+                self._aggregates.add(connection, map(_counted, rows, known))
             if last_used:
                 used = [{"key_id": key_id, "at": at} for key_id, at in last_used.items()]
                 connection.execute(_LAST_USED, used)
@@ -133,9 +133,8 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         except KeyError:
             raise KeyNotFoundError from None
         connection.execute(self._insert, rows)
-        self._aggregates.add(
-            connection, [Counted(*(row[name] for name in Counted._fields)) for row in rows]
-        )
+        counted = itemgetter("key_id", "tenant_id", "created_at", "status_code", "latency_ms")
+        self._aggregates.add(connection, map(counted, rows))
 
     def daily_count(self, key_id: str, date: date) -> int:
         return self._aggregates.requests(key_id, Period.DAILY, date)
@@ -146,6 +145,8 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
 
 Owners = Mapping[str, tuple[str, str]]
 """Tenant and app of each key that exists: those of its usage, whatever a record says."""
+
+Row = tuple[Any, ...]
 
 _COLUMNS = (
     "id",
@@ -186,37 +187,29 @@ def _owners(connection: sa.Connection, key_ids: Collection[str]) -> Owners:
 
 def _is_known(usage: RecordedUsage, owners: Owners) -> bool:
     owner = owners.get(usage.key_id)
-    return (
-        owner is not None
-        and usage.tenant_id in (None, owner[0])
-        and usage.app_id in (None, owner[1])
+    return owner is not None and (
+        (usage.tenant_id is None and usage.app_id is None)
+        or (usage.tenant_id in (None, owner[0]) and usage.app_id in (None, owner[1]))
     )
 
 
-def _row(
-    usage: RecordedUsage, owners: Owners, stored: Callable[[datetime], Any]
-) -> tuple[Any, ...]:
+def _row(usage: RecordedUsage, tenant_id: str, stored: Callable[[datetime], Any]) -> Row:
     """The row to write, in the order of `_COLUMNS`."""
+    key_id, endpoint, method, status_code, ip_address, user_agent, latency_ms, meta, at, *_ = usage
     return (
-        new_id(IdPrefix.USAGE, max(usage.created_at, _EPOCH)),
-        usage.key_id,
-        owners[usage.key_id][0],
-        usage.endpoint,
-        usage.method,
-        usage.status_code,
-        usage.ip_address,
-        usage.user_agent,
-        usage.latency_ms,
-        json.dumps(usage.meta) if usage.meta else "{}",
-        stored(usage.created_at),
+        new_id(IdPrefix.USAGE, max(at, _EPOCH)),
+        key_id,
+        tenant_id,
+        endpoint,
+        method,
+        status_code,
+        ip_address,
+        user_agent,
+        latency_ms,
+        json.dumps(meta) if meta else "{}",
+        stored(at),
     )
 
 
-def _counted(usage: RecordedUsage, owners: Owners) -> Counted:
-    return Counted(
-        usage.key_id,
-        owners[usage.key_id][0],
-        usage.created_at,
-        usage.status_code,
-        usage.latency_ms,
-    )
+def _counted(row: Row, usage: RecordedUsage) -> Counted:
+    return row[1], row[2], usage.created_at, row[5], row[8]

@@ -1,0 +1,73 @@
+"""The trials in brief, and the runner that tells whether a promise was kept."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+
+from proofs import torture
+
+KEPT = "print('on the way'); print('1 of 1')"
+BROKEN = "raise AssertionError('a key came back to life')"
+LATER = "import atexit, sys; atexit.register(print, 'and later', file=sys.stderr)"
+STUCK = "import time; print('begun', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize("name", list(torture.TRIALS))
+def test_in_brief(name: str) -> None:
+    module = import_module(f"proofs.{name}")
+    assert module.PROMISE.endswith(".")
+    assert "|" not in module.PROMISE + module.BROKEN
+    assert module.trial(quick=True)
+
+
+def test_the_last_line_of_a_trial_is_its_figure() -> None:
+    outcome = torture.run("kept", KEPT, 20)
+    assert outcome.passed
+    assert outcome.told == "1 of 1"
+
+
+@pytest.mark.parametrize(
+    ("script", "limit", "told"),
+    [
+        (BROKEN, 20, "AssertionError: a key came back to life"),
+        (f"{LATER}; {BROKEN}", 20, "AssertionError: a key came back to life"),
+        ("import os; os._exit(3)", 20, "It ended with exit code 3."),
+        ("pass", 20, "It printed no figure."),
+        (STUCK, 0.5, "It did not end within 0.5 s."),
+    ],
+)
+def test_what_fails_is_told(script: str, limit: float, told: str) -> None:
+    outcome = torture.run("broken", script, limit)
+    assert not outcome.passed
+    assert outcome.told == told
+
+
+def test_a_broken_promise_is_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, scripts = torture.run, [KEPT, BROKEN, KEPT, KEPT]
+    monkeypatch.setattr(torture, "TRIALS", {"crash": 20, "contention": 20})
+    monkeypatch.setattr(torture, "run", lambda name, _, limit: run(name, scripts.pop(0), limit))
+    document = tmp_path / "reliability.md"
+    document.write_text(f"before\n{torture.BEGIN}\n{torture.END}\nafter\n")
+    monkeypatch.setattr(torture, "DOCUMENT", document)
+    with pytest.raises(typer.Exit) as ended:
+        torture.main(write=True, json_path=tmp_path / "outcomes.json")
+    assert ended.value.exit_code == 1
+    found = json.loads((tmp_path / "outcomes.json").read_text())
+    assert [outcome["failure"] == "" for outcome in found] == [True, False]
+    assert "1 of 1" not in document.read_text()
+    assert "BROKEN contention" in capsys.readouterr().out
+    torture.main(only=["crash"], write=True)
+    torture.main(only=["contention"], write=True)
+    rows = [line for line in document.read_text().splitlines() if line.startswith("| `")]
+    assert [row.split(" | ")[0] for row in rows] == ["| `crash`", "| `contention`"]
+    assert all(" | 1 of 1 | " in row for row in rows)
+    assert document.read_text().endswith(f"{torture.END}\nafter\n")
+    with pytest.raises(typer.BadParameter, match="nope: there are crash, contention"):
+        torture.main(only=["nope"])
