@@ -35,7 +35,7 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 
 contract: $(READY) build/contract/.ready ## Try the server with Schemathesis and a generated client
-	$(BIN)/python -m tests.contract build/contract
+	$(BIN)/python -m tests.contract build/contract $(ARGS)
 
 build/contract/.ready:
 	$(PYTHON) -m venv build/contract

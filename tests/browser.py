@@ -1,8 +1,8 @@
 """`make browser`: a person uses the OpenAPI pages, in a headless Chromium.
 
-The service is the one of the README, run as it tells; and there is `keysmith serve`. The browser and
-what the pages need live in a folder of their own, next to which everything is made: the first
-argument names it.
+The service is the one of the README, run as it tells; and there is `keysmith serve`. What drives
+the browser, and what the pages need, live in a folder of their own, next to which everything is
+made: the first argument names it.
 """
 
 from __future__ import annotations

@@ -212,6 +212,8 @@ TRIED_ELSEWHERE = {
         "--database-url",
     },
     "rotations list": {"--after"},
+    "requests list": {"--key", "--tenant", "--since", "--until", "--limit", "--after"},
+    "usage": {"--by-key", "--since", "--until", "--limit"},
     "maintain": {"--every"},
     "backup": {"--force"},
     "restore": {"--yes"},
@@ -418,7 +420,7 @@ def test_help(run: Run, name: str) -> None:
         assert parameter.opts[0] in shown or parameter.metavar in shown
 
 
-@pytest.mark.parametrize("name", ["", "keys", "policies", "scopes", "rotations"])
+@pytest.mark.parametrize("name", ["", "keys", "policies", "scopes", "rotations", "requests"])
 def test_a_group_alone_shows_its_help(run: Run, name: str) -> None:
     result = run(name)
     assert (result.exit_code, result.stderr) == (2, "")

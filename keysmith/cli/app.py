@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, leaks, lifecycle, maintain, operations, policies, rotations, scopes
+from keysmith.cli import (
+    keys,
+    leaks,
+    lifecycle,
+    maintain,
+    operations,
+    policies,
+    requests,
+    rotations,
+    scopes,
+)
 from keysmith.cli.failures import CommandLine, ExitCode
 from keysmith.cli.options import AsJson, DatabaseUrl, given
 from keysmith.cli.output import note, print_json, print_line
@@ -28,6 +38,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
 app.add_typer(rotations.app, name="rotations")
+app.add_typer(requests.app, name="requests")
 
 
 def _print_version(wanted: bool) -> None:
