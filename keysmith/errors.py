@@ -21,6 +21,12 @@ class KeysmithError(Exception):
     code: ClassVar[str] = "keysmith_error"
     """A stable, machine-readable name of the error; it does not change between releases."""
 
+    key_id: str = ""
+    """The ID of the key that it is about, where that is known."""
+
+    tenant_id: str = ""
+    """The tenant of the key that validation found, and refused."""
+
     _default: ClassVar[str] = "Keysmith could not do what was asked."
 
     def __init_subclass__(cls) -> None:

@@ -106,7 +106,13 @@ class Validation:
             if self._waits(candidate, now):
                 candidates.hits -= 1  # it will be found once more, and counts once
                 return None
-        return self._judge(candidate, now, ip, origin, method, path, scopes, cost)
+        try:
+            return self._judge(candidate, now, ip, origin, method, path, scopes, cost)
+        except InvalidKeyError:
+            raise  # to whoever asked, there is no such key
+        except KeysmithError as error:
+            error.key_id, error.tenant_id = candidate.key.id, candidate.key.tenant_id
+            raise
 
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
         if self._timed:
