@@ -209,7 +209,7 @@ def test_for_people(run: Run, line: str) -> None:
 TRIED_ELSEWHERE = {
     "keys validate": {
         *("--scope", "--ip", "--origin", "--method", "--path", "--cost", "--json"),
-        "--database-url",
+        *("--database-url", "--rate-limiter"),
     },
     "rotations list": {"--after"},
     "requests list": {"--key", "--tenant", "--since", "--until", "--limit", "--after"},

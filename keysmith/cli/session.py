@@ -6,6 +6,6 @@ from keysmith.engine import Engine
 from keysmith.stores import open_store
 
 
-def open_engine(database_url: str) -> Engine:
+def open_engine(database_url: str, rate_limiter: str | None = None) -> Engine:
     """An engine on that database, to be closed at the end of a `with` block."""
-    return Engine(open_store(database_url))
+    return Engine(open_store(database_url), rate_limiter=rate_limiter or None)
