@@ -26,8 +26,9 @@ class KeysmithError(Exception):
     def __init_subclass__(cls) -> None:
         cls._default = inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
 
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or self._default)
+    # Not `__init__`, which would make it three times as dear to refuse a request.
+    def __str__(self) -> str:
+        return (self.args[0] if self.args else None) or self._default
 
 
 # ---------------------------------------------------------------------------- not found

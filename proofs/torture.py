@@ -34,6 +34,7 @@ TRIALS = {
     "crash": 300,
     "contention": 150,
     "soak": 60,
+    "secrets": 120,
 }
 """In the order in which they run, and the seconds after which one hangs."""
 

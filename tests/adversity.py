@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+
+from keysmith import SqliteStore
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become somebody else")
 
@@ -38,6 +42,22 @@ def limited(limit: int, most: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(limit, (soft, hard))
+
+
+@contextmanager
+def read_only(store: SqliteStore) -> Iterator[None]:
+    """Connections that refuse every write, once it comes to it."""
+
+    def refuse(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    store.db.dispose()
+    sa.event.listen(store.db, "connect", refuse)
+    try:
+        yield
+    finally:
+        sa.event.remove(store.db, "connect", refuse)
+        store.db.dispose()
 
 
 @pytest.fixture

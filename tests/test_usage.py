@@ -36,6 +36,7 @@ from keysmith import (
 )
 from keysmith.engine import buffer
 from keysmith.models.usages import MAX_LATENCY_MS
+from tests.adversity import read_only
 from tests.conftest import START, TurnableClock
 from tests.elsewhere import ROOT
 
@@ -661,18 +662,6 @@ def test_a_full_buffer_makes_recording_wait_and_loses_nothing(path: Path) -> Non
         assert engine.store.usages.count() == buffer.CAPACITY + 4
         [day] = engine.aggregate_usage()
         assert day.request_count == buffer.CAPACITY + 4
-
-
-@contextmanager
-def read_only(store: SqliteStore) -> Iterator[None]:
-    def refuse(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA query_only = ON")
-
-    store.db.dispose()
-    sa.event.listen(store.db, "connect", refuse)
-    yield
-    sa.event.remove(store.db, "connect", refuse)
-    store.db.dispose()
 
 
 @pytest.mark.parametrize("trouble", ["locked", "read-only"])

@@ -136,6 +136,7 @@ def serve(
     if root_key is not None:
         print_line(f"Root key: {root_key}")
         note("Shown once; store it now. Send it as the header `Authorization: Bearer <root key>`.")
+    del root_key
     run(settings)
 
 

@@ -37,10 +37,15 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Validate a raw key, as a request would. It is read from standard input, or prompted for."""
-    raw_key = _read_raw_key()
     with open_engine(database_url, rate_limiter) as engine:
         result = engine.validate_key(
-            raw_key, scopes=scope or (), ip=ip, origin=origin, method=method, path=path, cost=cost
+            _read_raw_key(),
+            scopes=scope or (),
+            ip=ip,
+            origin=origin,
+            method=method,
+            path=path,
+            cost=cost,
         )
     document = _result.dump_python(result, mode="json", by_alias=True)
     if as_json:

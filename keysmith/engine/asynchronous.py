@@ -17,6 +17,7 @@ from keysmith.engine.results import ValidationResult
 from keysmith.errors import StoreUnavailableError
 from keysmith.models import UsageCreate
 from keysmith.stores.base import Store
+from keysmith.tracebacks import forget_values
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +34,12 @@ def _awaitable(
 ) -> Callable[Concatenate[AsyncEngine, P], Coroutine[Any, Any, T]]:
     @wraps(call)
     async def hop(self: AsyncEngine, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _hop(self._threads, partial(call, self.engine, *args, **kwargs))
+        try:
+            return await _hop(self._threads, partial(call, self.engine, *args, **kwargs))
+        except BaseException as error:
+            del args, kwargs
+            forget_values(error)
+            raise
 
     return hop
 
@@ -67,22 +73,26 @@ class AsyncEngine:
         cost: int = 1,
     ) -> ValidationResult:
         """See `Engine.validate_key`."""
-        result = self.engine._validation.validate(  # noqa: SLF001
-            raw_key, ip, origin, method, path, scopes, cost, at_once=True
-        )
-        if result is not None:
-            return result
-        call = partial(
-            self.engine.validate_key,
-            raw_key,
-            ip=ip,
-            origin=origin,
-            method=method,
-            path=path,
-            scopes=scopes,
-            cost=cost,
-        )
-        return await _hop(self._validating, call)
+        try:
+            result = self.engine._validation.validate(  # noqa: SLF001
+                raw_key, ip, origin, method, path, scopes, cost, at_once=True
+            )
+            if result is not None:
+                return result
+            validate = partial(
+                self.engine.validate_key,
+                ip=ip,
+                origin=origin,
+                method=method,
+                path=path,
+                scopes=scopes,
+                cost=cost,
+            )
+            return await _hop(self._validating, partial(validate, raw_key))
+        except BaseException as error:
+            del raw_key
+            forget_values(error)
+            raise
 
     async def record_usage(self, data: UsageCreate) -> None:
         """See `Engine.record_usage`."""

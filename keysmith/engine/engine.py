@@ -52,8 +52,11 @@ from keysmith.stores.base import (
     TenantFilters,
     UsageFilters,
 )
+from keysmith.tracebacks import forget_values, guarded
 
 
+# Of these two, called for every request, one sees to its errors itself, the other gets no secret.
+@guarded(besides=("validate_key", "record_usage"))
 class Engine:
     """Issues, validates, rotates and revokes API keys. Safe to share between threads.
 
@@ -182,7 +185,12 @@ class Engine:
         and `.resets_at`. A request counts `cost` times against limits and quotas; one that is
         refused does not count.
         """
-        result = self._validation.validate(raw_key, ip, origin, method, path, scopes, cost)
+        try:
+            result = self._validation.validate(raw_key, ip, origin, method, path, scopes, cost)
+        except BaseException as error:
+            del raw_key
+            forget_values(error)
+            raise
         assert result is not None  # noqa: S101  only one at once can give none
         return result
 

@@ -54,9 +54,12 @@ class Validation:
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
         self._failures_heard = context.hooks.hears("on_key_validation_failed")
+        told = self._timed or self._heard or self._failures_heard
+        self.validate = self._tell if told else self._answer
+        """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         self._counts_at_once = getattr(context.limiter, "immediate", False)
 
-    def validate(
+    def _tell(
         self,
         raw_key: str,
         ip: str | None,
@@ -65,34 +68,45 @@ class Validation:
         path: str | None,
         scopes: Iterable[str],
         cost: int,
-        *,
         at_once: bool = False,
     ) -> ValidationResult | None:
-        """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         began = perf_counter() if self._timed else 0.0
-        candidates = self._context.candidates
         try:
-            if at_once:
-                known = candidates.find_again(raw_key)
-                if known is None:
-                    return None
-                candidate, now = known, self._context.now()
-                if self._waits(candidate, now):
-                    candidates.hits -= 1  # it will be found once more, and counts once
-                    return None
-            else:
-                candidate = candidates.find(raw_key)
-                now = self._context.now()
-            result = self._judge(candidate, now, ip, origin, method, path, scopes, cost)
+            result = self._answer(raw_key, ip, origin, method, path, scopes, cost, at_once)
         except KeysmithError as error:
-            if self._timed or self._failures_heard:
-                self._tell_failure(raw_key, error, began)
+            self._tell_failure(raw_key, error, began)
             raise
-        if self._timed:
-            self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
-        if self._heard:
-            self._context.announce("on_key_validated", result)
+        if result is not None:
+            if self._timed:
+                self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
+            if self._heard:
+                self._context.announce("on_key_validated", result)
         return result
+
+    def _answer(
+        self,
+        raw_key: str,
+        ip: str | None,
+        origin: str | None,
+        method: str | None,
+        path: str | None,
+        scopes: Iterable[str],
+        cost: int,
+        at_once: bool = False,
+    ) -> ValidationResult | None:
+        candidates = self._context.candidates
+        if not at_once:
+            candidate = candidates.find(raw_key)
+            now = self._context.now()
+        else:
+            known = candidates.find_again(raw_key)
+            if known is None:
+                return None
+            candidate, now = known, self._context.now()
+            if self._waits(candidate, now):
+                candidates.hits -= 1  # it will be found once more, and counts once
+                return None
+        return self._judge(candidate, now, ip, origin, method, path, scopes, cost)
 
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
         if self._timed:

@@ -17,6 +17,7 @@ from keysmith.fastapi.credentials import header_values, read_credential
 from keysmith.fastapi.openapi import BEARER, HOW_TO_SEND, SCHEME
 from keysmith.fastapi.problems import HTTPProblem, as_problem
 from keysmith.fastapi.seen import Seen
+from keysmith.tracebacks import forget_values
 
 
 class APIKeyAuth(SecurityBase):
@@ -73,9 +74,14 @@ class APIKeyAuth(SecurityBase):
         Raises `HTTPProblem`, which is an `HTTPException` of Starlette's, with the engine's error
         for its cause. `None` only where a key is `optional` and there is none.
         """
-        raw_key = read_credential(connection.scope)
-        if raw_key is not None:
-            return await self._validate(connection, raw_key, scopes)
+        try:
+            raw_key = read_credential(connection.scope)
+            if raw_key is not None:
+                return await self._validate(connection, raw_key, scopes)
+        except BaseException as error:
+            raw_key = None
+            forget_values(error)
+            raise
         if self._optional:
             return None
         raise HTTPProblem(

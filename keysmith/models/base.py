@@ -305,9 +305,12 @@ class Public(Base):
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
         """The instance for frozen values by field name, validated when they were written."""
-        instance: Self = cls.__new__(cls)
-        object.__setattr__(instance, "__dict__", row)
-        object.__setattr__(instance, "__pydantic_fields_set__", set(row))
+        instance: Self = object.__new__(cls)
+        set_attribute = object.__setattr__
+        set_attribute(instance, "__dict__", row)
+        set_attribute(instance, "__pydantic_fields_set__", set(row))
+        set_attribute(instance, "__pydantic_extra__", None)
+        set_attribute(instance, "__pydantic_private__", None)
         return instance
 
 
