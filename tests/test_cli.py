@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ import pytest
 
 from keysmith.cli import main
 from keysmith.cli.options import parse_duration
+from tests.adversity import as_nobody, as_root
 from tests.command_line import COMMANDS, GROUP, Run, Template
 
 FOREIGN = "somebody-elses-secret-4711"
@@ -209,7 +211,7 @@ def test_for_people(run: Run, line: str) -> None:
 TRIED_ELSEWHERE = {
     "keys validate": {
         *("--scope", "--ip", "--origin", "--method", "--path", "--cost", "--json"),
-        "--database-url",
+        *("--database-url", "--rate-limiter"),
     },
     "rotations list": {"--after"},
     "requests list": {"--key", "--tenant", "--since", "--until", "--limit", "--after"},
@@ -240,6 +242,23 @@ def test_every_option_is_tried_above(name: str) -> None:
         if option.startswith("--")
     }
     assert options <= tried
+
+
+@as_root
+def test_a_key_can_be_validated_on_a_read_only_database(
+    run: Run, template: Template, open_folder: Path
+) -> None:
+    path = Path(shutil.copy(template.path, open_folder / "keys.db"))
+    path.chmod(0o444)
+    with as_nobody():
+        result = run(
+            "keys validate --json --database-url",
+            f"sqlite:///{path}",
+            input=template.raw_keys["main"],
+        )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["key"]["name"] == "main"
+    assert "could not be written" in result.stderr
 
 
 def test_the_next_page_of_rotations(run: Run) -> None:

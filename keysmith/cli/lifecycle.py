@@ -10,7 +10,7 @@ import typer
 from pydantic import TypeAdapter
 
 from keysmith.cli.keys import KeyId, print_issued, print_key
-from keysmith.cli.options import AsJson, DatabaseUrl, duration_option
+from keysmith.cli.options import AsJson, DatabaseUrl, RateLimiter, duration_option
 from keysmith.cli.output import note, print_fields, print_json, print_line
 from keysmith.cli.session import open_engine
 from keysmith.engine import ValidationResult
@@ -32,11 +32,12 @@ def validate(
     method: Annotated[str | None, typer.Option(help="The request's method.")] = None,
     path: Annotated[str | None, typer.Option(help="The request's path.")] = None,
     cost: Annotated[int, typer.Option(min=0, help="What it counts in the quotas.")] = 1,
+    rate_limiter: RateLimiter = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
     """Validate a raw key, as a request would. It is read from standard input, or prompted for."""
-    with open_engine(database_url) as engine:
+    with open_engine(database_url, rate_limiter) as engine:
         result = engine.validate_key(
             _read_raw_key(),
             scopes=scope or (),

@@ -88,6 +88,15 @@ DatabaseUrl = Annotated[
         help="Where the keys are: sqlite:///relative.db or sqlite:////absolute.db.",
     ),
 ]
+RateLimiter = Annotated[
+    str | None,
+    typer.Option(
+        "--rate-limiter",
+        envvar="KEYSMITH_RATE_LIMITER_URL",
+        metavar="URL",
+        help="Where limits are counted with other machines: redis://…; else beside the database.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Tenant = Annotated[
     str | None, typer.Option("--tenant", help="The tenant it belongs to; default if left out.")
