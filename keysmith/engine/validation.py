@@ -94,71 +94,52 @@ class Validation:
         cost: int,
         at_once: bool = False,
     ) -> ValidationResult | None:
-        candidates = self._context.candidates
-        if not at_once:
-            candidate = candidates.find(raw_key)
-            now = self._context.now()
-        else:
-            known = candidates.find_again(raw_key)
+        context = self._context
+        if at_once:
+            known = context.candidates.find_again(raw_key)
             if known is None:
                 return None
-            candidate, now = known, self._context.now()
+            candidate, now = known, context.now()
             if self._waits(candidate, now):
-                candidates.hits -= 1  # it will be found once more, and counts once
+                context.candidates.hits -= 1  # it will be found once more, and counts once
                 return None
+        else:
+            candidate = context.candidates.find(raw_key)
+            now = context.now()
+        key = candidate.key
+        if not (self._anyone or self._tenancy.owns(key)):
+            raise InvalidKeyError
         try:
-            return self._judge(candidate, now, ip, origin, method, path, scopes, cost)
-        except InvalidKeyError:
-            raise  # to whoever asked, there is no such key
+            self._refuse_inactive(candidate, now)
+            if candidate.rules is not None:
+                candidate.rules.check(ip, origin, method, path)
+            if scopes:
+                candidate.require(scopes)
+            if type(cost) is not int or cost != 1:
+                cost = _cost.validate_python(cost)
+            result = candidate.result
+            if candidate.limits is not None:
+                status = self._take(key, candidate.limits, cost)
+                if status is not None:
+                    result = ValidationResult(
+                        key=key,
+                        scopes=result.scopes,
+                        policy=result.policy,
+                        rotated=result.rotated,
+                        grace_ends=result.grace_ends,
+                        rate_limit=status,
+                    )
         except KeysmithError as error:
-            error.key_id, error.tenant_id = candidate.key.id, candidate.key.tenant_id
+            error.key_id, error.tenant_id = key.id, key.tenant_id
             raise
+        context.usage.touch(key.id, now)
+        return result
 
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
         if self._timed:
             self._hooks.fire("on_validation_timed", error.code, perf_counter() - began)
         if self._failures_heard and not isinstance(error, StoreError):
             self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
-
-    def _judge(
-        self,
-        candidate: Candidate,
-        now: datetime,
-        ip: str | None,
-        origin: str | None,
-        method: str | None,
-        path: str | None,
-        scopes: Iterable[str],
-        cost: int,
-    ) -> ValidationResult:
-        context, key = self._context, candidate.key
-        if not (self._anyone or self._tenancy.owns(key)):
-            raise InvalidKeyError
-        if not candidate.active or candidate.expires_at is not None:
-            self._refuse_inactive(key, now)
-        if candidate.grace_ends is not None and candidate.grace_ends <= now:
-            context.hooks.fire("on_rotated_key_reused", key, candidate.rotation)
-            raise KeyRevokedError
-        if candidate.rules is not None:
-            candidate.rules.check(ip, origin, method, path)
-        if scopes:
-            candidate.require(scopes)
-        if type(cost) is not int or cost != 1:
-            cost = _cost.validate_python(cost)
-        result = candidate.result
-        if candidate.limits is not None:
-            status = self._take(key, candidate.limits, cost)
-            if status is not None:
-                result = ValidationResult(
-                    key=key,
-                    scopes=result.scopes,
-                    policy=result.policy,
-                    rotated=result.rotated,
-                    grace_ends=result.grace_ends,
-                    rate_limit=status,
-                )
-        context.usage.touch(key.id, now)
-        return result
 
     def _take(self, key: KeyPublic, limits: Limits, cost: int) -> RateLimitStatus | None:
         try:
@@ -177,12 +158,17 @@ class Validation:
         expires_at = candidate.expires_at
         return expires_at is not None and expires_at <= now and not candidate.key.state.final
 
-    def _refuse_inactive(self, key: KeyPublic, now: datetime) -> None:
-        if not key.state.final and key.expires_at is not None and key.expires_at <= now:
-            self._note_expiry(key.id)
-            raise KeyExpiredError
-        if key.state is not KeyState.ACTIVE:
-            raise _INACTIVE[key.state]
+    def _refuse_inactive(self, candidate: Candidate, now: datetime) -> None:
+        key = candidate.key
+        if not candidate.active or candidate.expires_at is not None:
+            if not key.state.final and key.expires_at is not None and key.expires_at <= now:
+                self._note_expiry(key.id)
+                raise KeyExpiredError
+            if key.state is not KeyState.ACTIVE:
+                raise _INACTIVE[key.state]
+        if candidate.grace_ends is not None and candidate.grace_ends <= now:
+            self._hooks.fire("on_rotated_key_reused", key, candidate.rotation)
+            raise KeyRevokedError
 
     def _note_expiry(self, key_id: str) -> None:
         """Writes the expiry down; the key is refused all the same where that cannot be."""
