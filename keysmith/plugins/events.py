@@ -94,11 +94,7 @@ class Event:
             name: entity.model_dump(mode="json", by_alias=True)
             for name, entity in entities.items()
             if entity is not None
-        } | {
-            name: value
-            for name in _PLAIN
-            if (value := getattr(self, name)) is not None
-        }
+        } | {name: value for name in _PLAIN if (value := getattr(self, name)) is not None}
 
 
 _PLAIN = ("scopes", "masked_key", "key_id", "policy_id", "tenant_id", "who", "reason", "code")
