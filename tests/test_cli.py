@@ -213,6 +213,8 @@ TRIED_ELSEWHERE = {
         *("--scope", "--ip", "--origin", "--method", "--path", "--cost", "--json"),
         *("--database-url", "--rate-limiter"),
     },
+    "keys create": {"--idempotency-key"},
+    "keys rotate": {"--idempotency-key"},
     "rotations list": {"--after"},
     "requests list": {"--key", "--tenant", "--since", "--until", "--limit", "--after"},
     "usage": {"--by-key", "--since", "--until", "--limit"},
@@ -259,6 +261,18 @@ def test_a_key_can_be_validated_on_a_read_only_database(
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["key"]["name"] == "main"
     assert "could not be written" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["keys create n", "keys rotate {main}"])
+def test_what_is_asked_for_twice_is_done_once(run: Run, line: str) -> None:
+    first, again = (json.loads(run(f"{line} --idempotency-key 1 --json").stdout) for _ in range(2))
+    assert first["raw_key"]
+    assert (again["raw_key"], again["key"]) == (None, first["key"])
+    shown = run(f"{line} --idempotency-key 1")
+    assert "the raw key shown then" in shown.stderr
+    assert "sk_" not in shown.stdout + shown.stderr
+    other = run("keys create other --idempotency-key 1 --json")
+    assert ("request_mismatch" in other.stderr) == (line == "keys create n")
 
 
 def test_the_next_page_of_rotations(run: Run) -> None:

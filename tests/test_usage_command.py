@@ -95,6 +95,8 @@ def test_from_when_until_when(path: Path) -> None:
     _, shown, _ = run(path, "--since", long_ago, "--until", midnight, "--json")
     assert [each["request_count"] for each in json.loads(shown)] == [1, 1]
     assert run(path, "--since", long_ago, "--last", "7d")[0] == 2
+    code, _, told = run(path, "--last", "9999999d")
+    assert (code, "before the year 1" in told) == (2, True)
 
 
 def test_an_unknown_key_is_refused(path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
 
-from keysmith.cli.keys import KeyId, print_issued, print_key
+from keysmith.cli.keys import IdempotencyKey, KeyId, print_issued, print_key
 from keysmith.cli.options import AsJson, DatabaseUrl, RateLimiter, duration_option
 from keysmith.cli.output import note, print_fields, print_json, print_line
 from keysmith.cli.session import open_engine
@@ -67,13 +68,21 @@ def rotate(
         timedelta | None, duration_option("--grace", "How long the old secret goes on working.")
     ] = None,
     by: Annotated[str, typer.Option(help="Who asked for the rotation.")] = "",
+    idempotency_key: IdempotencyKey = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
     """Give a key a new secret; the old one goes on working for its grace period."""
     with open_engine(database_url) as engine:
-        rotated = engine.rotate_key(key_id, reason=reason, grace=grace, rotated_by=by)
-        print_issued(rotated, as_json=as_json)  # before anything can fail: it is told only once
+        rotate = partial(
+            engine.rotate_key,
+            key_id,
+            reason=reason,
+            grace=grace,
+            rotated_by=by,
+            idempotency_key=idempotency_key,
+        )
+        print_issued(engine, rotate, as_json=as_json)  # before anything can fail: only once
         if not as_json:
             for rotation in engine.list_rotations(key_id=key_id, limit=1):
                 note(f"The old secret works until {rotation.grace_ends.isoformat()}.")

@@ -63,7 +63,7 @@ def usage(
     refuse_both(last=last, since=since)
     if limit is not None and not by_key:
         raise typer.BadParameter("is for lists: give --by-key", param_hint="'--limit'")
-    since = period.start(since or utc_now() - (last or DEFAULT_LAST[period]))
+    since = period.start(since or _ago(last or DEFAULT_LAST[period]))
     whose: UsageFilters = {"tenant_id": tenant, "key_id": key, "since": since, "until": until}
     nothing = f"Nothing was recorded since {since:%Y-%m-%d}."
     with open_engine(database_url) as engine:
@@ -81,6 +81,13 @@ def usage(
         print_table(_plot(_with_gaps(found)))
     else:
         note(nothing)
+
+
+def _ago(length: timedelta) -> datetime:
+    try:
+        return utc_now() - length
+    except OverflowError:
+        raise typer.BadParameter("reaches back before the year 1", param_hint="'--last'") from None
 
 
 def _with_gaps(found: Sequence[UsageSummary]) -> list[UsageSummary]:
