@@ -34,6 +34,7 @@ TRIALS = {
     "crash": 300,
     "contention": 150,
     "soak": 60,
+    "clock": 120,
     "secrets": 120,
     "tenants": 150,
 }

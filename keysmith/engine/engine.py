@@ -111,7 +111,7 @@ class Engine:
         self._maintenance = Maintenance(
             context, self._lifecycle, self._rotations, self._usage, self._keys
         )
-        self._validation = Validation(context, self._lifecycle)
+        self._validation = Validation(context, self._lifecycle, self._rotations)
 
     # ------------------------------------------------------------------ tenants
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from time import perf_counter
 from typing import Annotated
@@ -15,14 +15,15 @@ from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle
 from keysmith.engine.limits import Limits
 from keysmith.engine.results import RateLimitStatus, ValidationResult
+from keysmith.engine.rotation import Rotations
 from keysmith.errors import (
     InvalidKeyError,
     KeyExpiredError,
     KeyInactiveError,
-    KeyNotFoundError,
     KeyRevokedError,
     KeysmithError,
     KeySuspendedError,
+    NotFoundError,
     QuotaExceededError,
     RateLimitedError,
     StoreError,
@@ -45,11 +46,12 @@ _cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=0, le
 class Validation:
     """Judges raw keys, in the order that the documentation promises."""
 
-    def __init__(self, context: Context, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: Context, lifecycle: Lifecycle, rotations: Rotations) -> None:
         self._context = context
         self._tenancy = context.tenancy
         self._anyone = context.tenancy.tenant_id is None
         self._lifecycle = lifecycle
+        self._rotations = rotations
         self._hooks = context.hooks
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
@@ -110,7 +112,10 @@ class Validation:
         if not (self._anyone or self._tenancy.owns(key)):
             raise InvalidKeyError
         try:
-            self._refuse_inactive(candidate, now)
+            if not candidate.active or candidate.expires_at is not None:
+                self._refuse_inactive(key, now)
+            if candidate.grace_ends is not None:
+                self._refuse_rotated(candidate, now)
             if candidate.rules is not None:
                 candidate.rules.check(ip, origin, method, path)
             if scopes:
@@ -152,27 +157,37 @@ class Validation:
             raise
 
     def _waits(self, candidate: Candidate, now: datetime) -> bool:
-        """Whether judging it may take its time: an expiry to write down, or counting elsewhere."""
+        """Whether judging it may take its time: an end to write down, or counting elsewhere."""
         if candidate.limits is not None and not self._counts_at_once:
             return True
-        expires_at = candidate.expires_at
+        expires_at, grace_ends = candidate.expires_at, candidate.grace_ends
+        if grace_ends is not None and grace_ends <= now and not candidate.grace_over:
+            return True
         return expires_at is not None and expires_at <= now and not candidate.key.state.final
 
-    def _refuse_inactive(self, candidate: Candidate, now: datetime) -> None:
-        key = candidate.key
-        if not candidate.active or candidate.expires_at is not None:
-            if not key.state.final and key.expires_at is not None and key.expires_at <= now:
-                self._note_expiry(key.id)
-                raise KeyExpiredError
-            if key.state is not KeyState.ACTIVE:
-                raise _INACTIVE[key.state]
-        if candidate.grace_ends is not None and candidate.grace_ends <= now:
-            self._hooks.fire("on_rotated_key_reused", key, candidate.rotation)
-            raise KeyRevokedError
+    def _refuse_inactive(self, key: KeyPublic, now: datetime) -> None:
+        if not key.state.final and key.expires_at is not None and key.expires_at <= now:
+            self._note("life", key.id, self._lifecycle.expire, key.id)
+            raise KeyExpiredError
+        if key.state is not KeyState.ACTIVE:
+            raise _INACTIVE[key.state]
 
-    def _note_expiry(self, key_id: str) -> None:
-        """Writes the expiry down; the key is refused all the same where that cannot be."""
+    def _refuse_rotated(self, candidate: Candidate, now: datetime) -> None:
+        rotation = candidate.rotation
+        if rotation is None or (now < rotation.grace_ends and not candidate.grace_over):
+            return
+        if not candidate.grace_over:
+            self._note(
+                "grace period of a secret", rotation.key_id, self._rotations.close, rotation.id
+            )
+        self._hooks.fire("on_rotated_key_reused", candidate.key, rotation)
+        raise KeyRevokedError
+
+    def _note(self, what: str, key_id: str, write: Callable[[str], None], entity_id: str) -> None:
+        """Writes an end down, so that it is one for good; where that cannot be, it still is now."""
         try:
-            self._lifecycle.expire(key_id)
-        except (StoreError, KeyNotFoundError) as error:
-            logger.warning("The expiry of %s could not be written down: %s", key_id, error)
+            write(entity_id)
+        except (StoreError, NotFoundError) as error:
+            logger.warning(
+                "The end of the %s of %s could not be written down: %s", what, key_id, error
+            )

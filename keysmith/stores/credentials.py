@@ -122,7 +122,7 @@ _ALLOWED = _with_below("SELECT value FROM json_each(p.allowed_scopes)")
 
 FIND = f"""
     SELECT {", ".join(_KEY.columns + _ROTATION.columns + _POLICY.columns)},
-        {_GRANTED}, CASE WHEN p.allowed_scopes <> '[]' THEN {_ALLOWED} END
+        r.grace_closed, {_GRANTED}, CASE WHEN p.allowed_scopes <> '[]' THEN {_ALLOWED} END
     FROM keysmith_keys k
     LEFT JOIN keysmith_rotations r ON r.old_key_hash = :hash AND k.key_hash <> :hash
     LEFT JOIN keysmith_policies p ON p.id = k.policy_id
@@ -242,7 +242,7 @@ class SqliteCredentials:
 
 
 def _credential(row: Sequence[Any]) -> Credential:
-    granted, allowed = row[-2], row[-1]
+    grace_closed, granted, allowed = row[-3:]
     rotated = row[_AFTER_KEY] is not None
     with_policy = row[_AFTER_ROTATION] is not None
     return Credential(
@@ -250,7 +250,8 @@ def _credential(row: Sequence[Any]) -> Credential:
         RotationPublic.from_row(_ROTATION.row(row[_AFTER_KEY:_AFTER_ROTATION]))
         if rotated
         else None,
-        PolicyPublic.from_row(_POLICY.row(row[_AFTER_ROTATION:-2])) if with_policy else None,
+        PolicyPublic.from_row(_POLICY.row(row[_AFTER_ROTATION:-3])) if with_policy else None,
         frozenset(json.loads(granted)),
         None if allowed is None else frozenset(json.loads(allowed)),
+        bool(grace_closed),
     )
