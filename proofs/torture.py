@@ -35,6 +35,7 @@ TRIALS = {
     "contention": 150,
     "soak": 60,
     "secrets": 120,
+    "supply": 300,
 }
 """In the order in which they run, and the seconds after which one hangs."""
 

@@ -102,7 +102,7 @@ def _with_below(names: str) -> str:
             )
         )
         SELECT json_group_array(name) FROM granted
-    )"""  # noqa: S608  nothing here comes from outside
+    )"""  # noqa: S608  # nosec B608  nothing here comes from outside
 
 
 _HELD = _with_below("""
@@ -123,7 +123,7 @@ FIND = f"""
     LEFT JOIN keysmith_rotations r ON r.id = found.rotation_id
     LEFT JOIN keysmith_policies p ON p.id = k.policy_id
     LIMIT 1
-"""  # noqa: S608  nothing here comes from outside
+"""  # noqa: S608  # nosec B608  nothing here comes from outside
 
 
 class SqliteCredentials:
