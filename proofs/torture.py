@@ -37,6 +37,7 @@ TRIALS = {
     "clock": 120,
     "secrets": 120,
     "tenants": 150,
+    "supply": 300,
 }
 """In the order in which they run, and the seconds after which one hangs."""
 

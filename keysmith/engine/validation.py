@@ -14,7 +14,7 @@ from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle
 from keysmith.engine.limits import Limits
-from keysmith.engine.results import RateLimitStatus, ValidationResult
+from keysmith.engine.results import ValidationResult
 from keysmith.engine.rotation import Rotations
 from keysmith.errors import (
     InvalidKeyError,
@@ -124,16 +124,7 @@ class Validation:
                 cost = _cost.validate_python(cost)
             result = candidate.result
             if candidate.limits is not None:
-                status = self._take(key, candidate.limits, cost)
-                if status is not None:
-                    result = ValidationResult(
-                        key=key,
-                        scopes=result.scopes,
-                        policy=result.policy,
-                        rotated=result.rotated,
-                        grace_ends=result.grace_ends,
-                        rate_limit=status,
-                    )
+                result = self._counted(candidate, candidate.limits, cost)
         except KeysmithError as error:
             error.key_id, error.tenant_id = key.id, key.tenant_id
             raise
@@ -146,15 +137,26 @@ class Validation:
         if self._failures_heard and not isinstance(error, StoreError):
             self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
 
-    def _take(self, key: KeyPublic, limits: Limits, cost: int) -> RateLimitStatus | None:
+    def _counted(self, candidate: Candidate, limits: Limits, cost: int) -> ValidationResult:
+        key, result = candidate.key, candidate.result
         try:
-            return self._context.limiter.take(key.id, limits, cost)
+            status = self._context.limiter.take(key.id, limits, cost)
         except RateLimitedError:
-            self._context.hooks.fire("on_key_rate_limited", key)
+            self._hooks.fire("on_key_rate_limited", key)
             raise
         except QuotaExceededError:
-            self._context.hooks.fire("on_key_quota_exceeded", key)
+            self._hooks.fire("on_key_quota_exceeded", key)
             raise
+        if status is None:
+            return result
+        return ValidationResult(
+            key=key,
+            scopes=result.scopes,
+            policy=result.policy,
+            rotated=result.rotated,
+            grace_ends=result.grace_ends,
+            rate_limit=status,
+        )
 
     def _waits(self, candidate: Candidate, now: datetime) -> bool:
         """Whether judging it may take its time: an end to write down, or counting elsewhere."""

@@ -104,8 +104,13 @@ def _with_below(names: str) -> str:
             UNION
             SELECT below.name FROM above JOIN keysmith_scopes below ON below.id IN ({_CHILDREN})
         )
+<<<<<<< HEAD
         SELECT json_group_array(name) FROM above
     )"""  # noqa: S608  nothing here comes from outside
+=======
+        SELECT json_group_array(name) FROM granted
+    )"""  # noqa: S608  # nosec B608  nothing here comes from outside
+>>>>>>> leaks
 
 
 _HELD = """
@@ -126,6 +131,7 @@ FIND = f"""
     FROM keysmith_keys k
     LEFT JOIN keysmith_rotations r ON r.old_key_hash = :hash AND k.key_hash <> :hash
     LEFT JOIN keysmith_policies p ON p.id = k.policy_id
+<<<<<<< HEAD
     WHERE k.rowid = (
         SELECT rowid FROM keysmith_keys WHERE key_hash = :hash
         UNION ALL
@@ -133,6 +139,10 @@ FIND = f"""
         JOIN keysmith_keys rotated ON rotated.id = old.key_id WHERE old.old_key_hash = :hash
     )
 """  # noqa: S608  nothing here comes from outside
+=======
+    LIMIT 1
+"""  # noqa: S608  # nosec B608  nothing here comes from outside
+>>>>>>> leaks
 
 
 class SqliteCredentials:
