@@ -104,13 +104,8 @@ def _with_below(names: str) -> str:
             UNION
             SELECT below.name FROM above JOIN keysmith_scopes below ON below.id IN ({_CHILDREN})
         )
-<<<<<<< HEAD
         SELECT json_group_array(name) FROM above
-    )"""  # noqa: S608  nothing here comes from outside
-=======
-        SELECT json_group_array(name) FROM granted
     )"""  # noqa: S608  # nosec B608  nothing here comes from outside
->>>>>>> leaks
 
 
 _HELD = """
@@ -122,7 +117,7 @@ _GRANTED = f"""
     CASE WHEN EXISTS (SELECT 1 {_HELD} AND EXISTS ({_CHILDREN}))
     THEN {_with_below(f"SELECT above.name {_HELD}")}
     ELSE (SELECT json_group_array(above.name) {_HELD}) END
-"""
+"""  # nosec B608  nothing here comes from outside
 _ALLOWED = _with_below("SELECT value FROM json_each(p.allowed_scopes)")
 
 FIND = f"""
@@ -131,18 +126,13 @@ FIND = f"""
     FROM keysmith_keys k
     LEFT JOIN keysmith_rotations r ON r.old_key_hash = :hash AND k.key_hash <> :hash
     LEFT JOIN keysmith_policies p ON p.id = k.policy_id
-<<<<<<< HEAD
     WHERE k.rowid = (
         SELECT rowid FROM keysmith_keys WHERE key_hash = :hash
         UNION ALL
         SELECT rotated.rowid FROM keysmith_rotations old
         JOIN keysmith_keys rotated ON rotated.id = old.key_id WHERE old.old_key_hash = :hash
     )
-"""  # noqa: S608  nothing here comes from outside
-=======
-    LIMIT 1
 """  # noqa: S608  # nosec B608  nothing here comes from outside
->>>>>>> leaks
 
 
 class SqliteCredentials:
