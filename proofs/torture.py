@@ -39,6 +39,7 @@ TRIALS = {
     "forks": 150,
     "secrets": 120,
     "tenants": 150,
+    "supply": 300,
 }
 """In the order in which they run, and the seconds after which one hangs."""
 

@@ -14,7 +14,7 @@ from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle
 from keysmith.engine.limits import Limits
-from keysmith.engine.results import RateLimitStatus, ValidationResult
+from keysmith.engine.results import ValidationResult
 from keysmith.engine.rotation import Rotations
 from keysmith.errors import (
     InvalidKeyError,
@@ -56,9 +56,12 @@ class Validation:
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
         self._failures_heard = context.hooks.hears("on_key_validation_failed")
+        told = self._timed or self._heard or self._failures_heard
+        self.validate = self._tell if told else self._answer
+        """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         self._counts_at_once = getattr(context.limiter, "immediate", False)
 
-    def validate(
+    def _tell(
         self,
         raw_key: str,
         ip: str | None,
@@ -67,33 +70,65 @@ class Validation:
         path: str | None,
         scopes: Iterable[str],
         cost: int,
-        *,
         at_once: bool = False,
     ) -> ValidationResult | None:
-        """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         began = perf_counter() if self._timed else 0.0
-        candidates = self._context.candidates
         try:
-            if at_once:
-                known = candidates.find_again(raw_key)
-                if known is None:
-                    return None
-                candidate, now = known, self._context.now()
-                if self._waits(candidate, now):
-                    candidates.hits -= 1  # it will be found once more, and counts once
-                    return None
-            else:
-                candidate = candidates.find(raw_key)
-                now = self._context.now()
-            result = self._judge(candidate, now, ip, origin, method, path, scopes, cost)
+            result = self._answer(raw_key, ip, origin, method, path, scopes, cost, at_once)
         except KeysmithError as error:
-            if self._timed or self._failures_heard:
-                self._tell_failure(raw_key, error, began)
+            self._tell_failure(raw_key, error, began)
             raise
-        if self._timed:
-            self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
-        if self._heard:
-            self._context.announce("on_key_validated", result)
+        if result is not None:
+            if self._timed:
+                self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
+            if self._heard:
+                self._context.announce("on_key_validated", result)
+        return result
+
+    def _answer(
+        self,
+        raw_key: str,
+        ip: str | None,
+        origin: str | None,
+        method: str | None,
+        path: str | None,
+        scopes: Iterable[str],
+        cost: int,
+        at_once: bool = False,
+    ) -> ValidationResult | None:
+        context = self._context
+        if at_once:
+            known = context.candidates.find_again(raw_key)
+            if known is None:
+                return None
+            candidate, now = known, context.now()
+            if self._waits(candidate, now):
+                context.candidates.hits -= 1  # it will be found once more, and counts once
+                return None
+        else:
+            candidate = context.candidates.find(raw_key)
+            now = context.now()
+        key = candidate.key
+        if not (self._anyone or self._tenancy.owns(key)):
+            raise InvalidKeyError
+        try:
+            if not candidate.active or candidate.expires_at is not None:
+                self._refuse_inactive(key, now)
+            if candidate.grace_ends is not None:
+                self._refuse_rotated(candidate, now)
+            if candidate.rules is not None:
+                candidate.rules.check(ip, origin, method, path)
+            if scopes:
+                candidate.require(scopes)
+            if type(cost) is not int or cost != 1:
+                cost = _cost.validate_python(cost)
+            result = candidate.result
+            if candidate.limits is not None:
+                result = self._counted(candidate, candidate.limits, cost)
+        except KeysmithError as error:
+            error.key_id, error.tenant_id = key.id, key.tenant_id
+            raise
+        context.usage.touch(key.id, now)
         return result
 
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
@@ -102,54 +137,26 @@ class Validation:
         if self._failures_heard and not isinstance(error, StoreError):
             self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
 
-    def _judge(
-        self,
-        candidate: Candidate,
-        now: datetime,
-        ip: str | None,
-        origin: str | None,
-        method: str | None,
-        path: str | None,
-        scopes: Iterable[str],
-        cost: int,
-    ) -> ValidationResult:
-        context, key = self._context, candidate.key
-        if not (self._anyone or self._tenancy.owns(key)):
-            raise InvalidKeyError
-        if not candidate.active or candidate.expires_at is not None:
-            self._refuse_inactive(key, now)
-        if candidate.grace_ends is not None:
-            self._refuse_rotated(candidate, now)
-        if candidate.rules is not None:
-            candidate.rules.check(ip, origin, method, path)
-        if scopes:
-            candidate.require(scopes)
-        if type(cost) is not int or cost != 1:
-            cost = _cost.validate_python(cost)
-        result = candidate.result
-        if candidate.limits is not None:
-            status = self._take(key, candidate.limits, cost)
-            if status is not None:
-                result = ValidationResult(
-                    key=key,
-                    scopes=result.scopes,
-                    policy=result.policy,
-                    rotated=result.rotated,
-                    grace_ends=result.grace_ends,
-                    rate_limit=status,
-                )
-        context.usage.touch(key.id, now)
-        return result
-
-    def _take(self, key: KeyPublic, limits: Limits, cost: int) -> RateLimitStatus | None:
+    def _counted(self, candidate: Candidate, limits: Limits, cost: int) -> ValidationResult:
+        key, result = candidate.key, candidate.result
         try:
-            return self._context.limiter.take(key.id, limits, cost)
+            status = self._context.limiter.take(key.id, limits, cost)
         except RateLimitedError:
-            self._context.hooks.fire("on_key_rate_limited", key)
+            self._hooks.fire("on_key_rate_limited", key)
             raise
         except QuotaExceededError:
-            self._context.hooks.fire("on_key_quota_exceeded", key)
+            self._hooks.fire("on_key_quota_exceeded", key)
             raise
+        if status is None:
+            return result
+        return ValidationResult(
+            key=key,
+            scopes=result.scopes,
+            policy=result.policy,
+            rotated=result.rotated,
+            grace_ends=result.grace_ends,
+            rate_limit=status,
+        )
 
     def _waits(self, candidate: Candidate, now: datetime) -> bool:
         """Whether judging it may take its time: an end to write down, or counting elsewhere."""

@@ -153,8 +153,9 @@ def _refuse_damaged(connection: sqlite3.Connection, what: str) -> None:
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    statement = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608  # nosec B608  a constant
     try:
-        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+        found = connection.execute(statement).fetchone()
     except sqlite3.OperationalError:
         raise StoreCorruptError(f"{path} has no tables of Keysmith's. Check the path.") from None
     if found is None or found[0] not in revisions():
