@@ -35,7 +35,7 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 
 contract: $(READY) build/contract/.ready ## Try the server with Schemathesis and a generated client
-	$(BIN)/python -m tests.contract build/contract
+	$(BIN)/python -m tests.contract build/contract $(ARGS)
 
 build/contract/.ready:
 	$(PYTHON) -m venv build/contract
@@ -55,7 +55,7 @@ build/browser/.ready:
 limits: $(READY) ## Count at full length: 50,000 keys, and processes that race for a rate limit
 	$(BIN)/pytest -m slow tests/test_counters.py tests/test_shared_counting.py
 
-check: lint types test ## All of the above, as CI does
+check: lint types test ## Style, types and tests: what every change must pass
 
 torture: $(READY) ## Hold Keysmith to its promises by force, and print a figure for each (ARGS="--only crash")
 	$(BIN)/python -m proofs.torture $(ARGS)

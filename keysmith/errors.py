@@ -21,13 +21,20 @@ class KeysmithError(Exception):
     code: ClassVar[str] = "keysmith_error"
     """A stable, machine-readable name of the error; it does not change between releases."""
 
+    key_id: str = ""
+    """The ID of the key that it is about, where that is known."""
+
+    tenant_id: str = ""
+    """The tenant of the key that validation found, and refused."""
+
     _default: ClassVar[str] = "Keysmith could not do what was asked."
 
     def __init_subclass__(cls) -> None:
         cls._default = inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
 
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or self._default)
+    # Not `__init__`, which would make it three times as dear to refuse a request.
+    def __str__(self) -> str:
+        return (self.args[0] if self.args else None) or self._default
 
 
 # ---------------------------------------------------------------------------- not found

@@ -36,6 +36,7 @@ class Environment(StrEnum):
 
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 """Base62 two digits at a time: a checksum is computed for every request."""
+_BASE = len(_PAIRS)
 
 _OUR_FORMAT = re.compile(
     rf"({PREFIX_PATTERN})_({'|'.join(Environment)})_"
@@ -90,9 +91,8 @@ class HmacSha256Hasher(Hasher):
 
 def checksum(body: str) -> str:
     """Six base62 characters of CRC-32 over the ASCII text before them."""
-    high, low = divmod(zlib.crc32(body.encode("ascii")), len(_PAIRS))
-    high, middle = divmod(high, len(_PAIRS))
-    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
+    high, low = divmod(zlib.crc32(body.encode("ascii")), _BASE)
+    return _PAIRS[high // _BASE] + _PAIRS[high % _BASE] + _PAIRS[low]
 
 
 def check_form(raw_key: object) -> str:
@@ -106,16 +106,12 @@ def check_form(raw_key: object) -> str:
         raise InvalidKeyError
     if raw_key.isascii():
         # The checksum first: a key that is good needs no other look.
-        if not has_checksum(raw_key) and _OUR_FORMAT.fullmatch(raw_key):
+        body, claimed = raw_key[:-CHECKSUM_LENGTH], raw_key[-CHECKSUM_LENGTH:]
+        if checksum(body) != claimed and _OUR_FORMAT.fullmatch(raw_key):
             raise InvalidKeyError
     elif any("\ud800" <= character <= "\udfff" for character in raw_key):
         raise InvalidKeyError
     return raw_key
-
-
-def has_checksum(raw_key: str) -> bool:
-    """Whether the last six characters are the checksum of those before them."""
-    return checksum(raw_key[:-CHECKSUM_LENGTH]) == raw_key[-CHECKSUM_LENGTH:]
 
 
 def hint_of(raw_key: str) -> str:

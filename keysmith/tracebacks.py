@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
+from types import FunctionType
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound=type)
 
 
 def forget_values(error: BaseException) -> None:
@@ -30,7 +32,7 @@ def without_values(call: Callable[P, T]) -> Callable[P, T]:
     """The same call, whose errors come without the values that it was given and worked with."""
 
     @wraps(call)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    def call_guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return call(*args, **kwargs)
         except BaseException as error:
@@ -38,4 +40,16 @@ def without_values(call: Callable[P, T]) -> Callable[P, T]:
             forget_values(error)
             raise
 
-    return guarded
+    return call_guarded
+
+
+def guarded(*, besides: Collection[str]) -> Callable[[C], C]:
+    """A class decorator: `without_values` for all public methods but those."""
+
+    def guard(cls: C) -> C:
+        for name, call in list(vars(cls).items()):
+            if isinstance(call, FunctionType) and name[0] != "_" and name not in besides:
+                setattr(cls, name, without_values(call))
+        return cls
+
+    return guard

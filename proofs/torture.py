@@ -34,7 +34,9 @@ TRIALS = {
     "crash": 300,
     "contention": 150,
     "soak": 60,
+    "clock": 120,
     "secrets": 120,
+    "tenants": 150,
     "supply": 300,
 }
 """In the order in which they run, and the seconds after which one hangs."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ import pytest
 
 from keysmith.cli import main
 from keysmith.cli.options import parse_duration
+from tests.adversity import as_nobody, as_root
 from tests.command_line import COMMANDS, GROUP, Run, Template
 
 FOREIGN = "somebody-elses-secret-4711"
@@ -209,9 +211,13 @@ def test_for_people(run: Run, line: str) -> None:
 TRIED_ELSEWHERE = {
     "keys validate": {
         *("--scope", "--ip", "--origin", "--method", "--path", "--cost", "--json"),
-        "--database-url",
+        *("--database-url", "--rate-limiter"),
     },
+    "keys create": {"--idempotency-key"},
+    "keys rotate": {"--idempotency-key"},
     "rotations list": {"--after"},
+    "requests list": {"--key", "--tenant", "--since", "--until", "--limit", "--after"},
+    "usage": {"--by-key", "--since", "--until", "--limit"},
     "maintain": {"--every"},
     "backup": {"--force"},
     "restore": {"--yes"},
@@ -238,6 +244,35 @@ def test_every_option_is_tried_above(name: str) -> None:
         if option.startswith("--")
     }
     assert options <= tried
+
+
+@as_root
+def test_a_key_can_be_validated_on_a_read_only_database(
+    run: Run, template: Template, open_folder: Path
+) -> None:
+    path = Path(shutil.copy(template.path, open_folder / "keys.db"))
+    path.chmod(0o444)
+    with as_nobody():
+        result = run(
+            "keys validate --json --database-url",
+            f"sqlite:///{path}",
+            input=template.raw_keys["main"],
+        )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["key"]["name"] == "main"
+    assert "could not be written" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["keys create n", "keys rotate {main}"])
+def test_what_is_asked_for_twice_is_done_once(run: Run, line: str) -> None:
+    first, again = (json.loads(run(f"{line} --idempotency-key 1 --json").stdout) for _ in range(2))
+    assert first["raw_key"]
+    assert (again["raw_key"], again["key"]) == (None, first["key"])
+    shown = run(f"{line} --idempotency-key 1")
+    assert "the raw key shown then" in shown.stderr
+    assert "sk_" not in shown.stdout + shown.stderr
+    other = run("keys create other --idempotency-key 1 --json")
+    assert ("request_mismatch" in other.stderr) == (line == "keys create n")
 
 
 def test_the_next_page_of_rotations(run: Run) -> None:
@@ -418,7 +453,7 @@ def test_help(run: Run, name: str) -> None:
         assert parameter.opts[0] in shown or parameter.metavar in shown
 
 
-@pytest.mark.parametrize("name", ["", "keys", "policies", "scopes", "rotations"])
+@pytest.mark.parametrize("name", ["", "keys", "policies", "scopes", "rotations", "requests"])
 def test_a_group_alone_shows_its_help(run: Run, name: str) -> None:
     result = run(name)
     assert (result.exit_code, result.stderr) == (2, "")

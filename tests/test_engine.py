@@ -437,6 +437,39 @@ class TestRotate:
             with pytest.raises(KeyRevokedError):
                 engine.validate_key(raw_key)
 
+    @pytest.mark.parametrize("how", ["refused", "none", "compromise", "cleaned up"])
+    def test_a_clock_that_is_put_back_gives_no_secret_back(
+        self, engine: Engine, clock: TurnableClock, recorder: Recorder, how: str
+    ) -> None:
+        created = create(engine)
+        engine.rotate_key(created.key.id, grace=timedelta(0) if how == "none" else HOUR)
+        if how == "compromise":
+            engine.rotate_key(created.key.id, reason="compromise")
+        elif how != "none":
+            clock.turn(hours=1)
+        if how == "cleaned up":
+            engine.cleanup_grace_expired()
+        elif how == "refused":
+            for _ in range(2):
+                with pytest.raises(KeyRevokedError):
+                    engine.validate_key(created.raw_key)
+            assert recorder.names().count("on_grace_ended") == 1
+            assert engine.cleanup_grace_expired() == 0
+        clock.turn(minutes=-30)
+        with pytest.raises(KeyRevokedError):
+            engine.validate_key(created.raw_key)
+
+    def test_an_end_of_grace_that_cannot_be_noted_is_one_all_the_same(
+        self, engine: Engine, clock: TurnableClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        created = create(engine)
+        engine.rotate_key(created.key.id, grace=HOUR)
+        clock.turn(hours=1)
+        with engine.store.snapshot(), pytest.raises(KeyRevokedError):
+            engine.validate_key(created.raw_key)
+        assert "The end of the grace period of a secret of akey_" in caplog.text
+        assert engine.cleanup_grace_expired() == 1
+
     def test_ended_grace_is_reported_once(
         self, engine: Engine, clock: TurnableClock, recorder: Recorder
     ) -> None:

@@ -338,6 +338,31 @@ def test_the_server_speaks_of_itself(url: str) -> None:
     assert len({op["operationId"] for op in operations}) == len(operations)
 
 
+def test_what_a_path_does_not_do(api: httpx.Client) -> None:
+    for path, allowed in (
+        ("/keys", "GET, POST"),
+        ("/keys/akey_x", "DELETE, GET, PATCH"),
+        ("/policies/kpol_x", "DELETE, GET, PATCH, PUT"),
+        ("/keys/validate", "POST"),
+        ("/usage", "GET"),
+    ):
+        answer = api.request("OPTIONS", path)
+        is_problem(answer, 405, "http_405")
+        assert answer.headers["allow"] == allowed
+
+
+def test_what_cannot_be_null_is_not_documented_as_null(api: httpx.Client) -> None:
+    schemas = api.get(f"{api.base_url.copy_with(path='/openapi.json')}").json()["components"][
+        "schemas"
+    ]
+    for name, clearable in (("KeyUpdate", 2), ("PolicyUpdate", 2)):
+        properties = schemas[name]["properties"].values()
+        assert sum({"type": "null"} in each.get("anyOf", []) for each in properties) == clearable
+    path = f"/keys/{created(api, '/keys')['key']['id']}"
+    problem = is_problem(api.patch(path, json={"metadata": None}), 422, "invalid_input")
+    assert problem["errors"][0]["detail"].startswith("metadata cannot be null")
+
+
 def test_a_grace_that_is_too_long(api: httpx.Client) -> None:
     key = created(api, "/keys")["key"]
     years = timedelta(days=36_500).total_seconds()

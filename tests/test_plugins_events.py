@@ -96,9 +96,9 @@ def test_which_key_which_policy_whose(memory: SqliteStore, clock: TurnableClock)
     everything_happens(engine, clock)
     key_ids = {key.id for key in engine.list_keys()}
     key_ids |= {event.key.id for event in collector.of("key.deleted") if event.key}
-    unknown_tenant = {"key.validation_failed", "policy.deleted"}
     for event in collector.events:
-        assert event.tenant_id == (None if event.type in unknown_tenant else "acme"), event.type
+        unknown = event.type == "policy.deleted" or event.code == "invalid_key"
+        assert event.tenant_id == (None if unknown else "acme"), event.type
         named = [event.key, event.masked_key, event.policy_id, event.type == "key.create_failed"]
         assert sum(map(bool, named)) == 1
         assert event.key is None or event.key.id in key_ids
@@ -110,6 +110,7 @@ def test_which_key_which_policy_whose(memory: SqliteStore, clock: TurnableClock)
         f"sk_live_…{first.hint}",
         "…(56 characters)",
     ]
+    assert [event.key_id for event in collector.of("key.validation_failed")] == [first.id, None]
 
 
 def test_nothing_secret_is_in_them(memory: SqliteStore, clock: TurnableClock) -> None:
@@ -139,7 +140,9 @@ def test_data_is_public_fields_and_leaves_out_what_is_unknown(
         (),
     ]
     assert set(collector.of("policy.created")[0].data()) == {"policy", "policy_id", "tenant_id"}
-    assert set(collector.of("key.validation_failed")[0].data()) == {"masked_key", "reason", "code"}
+    known, unknown = (event.data() for event in collector.of("key.validation_failed"))
+    assert set(unknown) == {"masked_key", "reason", "code"}
+    assert set(known) == {*unknown, "key_id", "tenant_id"}
 
 
 def test_reasons_are_bounded(memory: SqliteStore) -> None:

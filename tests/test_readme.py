@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.serving import client
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -139,30 +143,42 @@ def test_in_asynchronous_code(tmp_path: Path) -> None:
     assert run_python(script, tmp_path) == ["1"]
 
 
-CALL = """
-from fastapi.testclient import TestClient
-from keysmith import KeyCreate
-
-reader = engine.create_key(KeyCreate(name="reader", scopes=["users:read"])).raw_key
-other = engine.create_key(KeyCreate(name="other")).raw_key
-client = TestClient(app)
-assert client.get("/users").status_code == 401
-assert client.get("/users", headers={"X-API-Key": other}).status_code == 403
-answer = client.get("/users", headers={"Authorization": f"Bearer {reader}"})
-assert (answer.status_code, answer.json()) == (200, ["users of default"]), answer.text
-"""
+@contextmanager
+def fastapi_service(folder: Path) -> Iterator[str]:
+    """The service, run as it is told there, on a free port; gives its URL."""
+    [service] = blocks("In a FastAPI service", "python")
+    (folder / "service.py").write_text(service)
+    with (folder / "service.log").open("w") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "uvicorn", "service:app", "--port", "0"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"http://\S+", (folder / "service.log").read_text())):
+            assert process.poll() is None, (folder / "service.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_in_a_fastapi_service(tmp_path: Path) -> None:
-    [service] = blocks("In a FastAPI service", "python")
-    result = subprocess.run(
-        [sys.executable, "-c", service + CALL],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    _install, script = blocks("In a FastAPI service", "bash")
+    with fastapi_service(tmp_path) as url:
+        answer, _heading, request = bash(
+            script.replace("http://127.0.0.1:8000", url), tmp_path
+        ).splitlines()
+        other = bash('keysmith keys create "Other" --json', tmp_path)
+        with client(url) as anyone, client(url, json.loads(other)["raw_key"]) as without_scope:
+            assert anyone.get("/users").status_code == 401
+            assert without_scope.get("/users").status_code == 403
+    assert answer == '["users of default"]'
+    assert "/users" in request
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -6,25 +6,28 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from keysmith import Engine, SqliteStore
+from keysmith import Engine, KeyCreate, PolicyCreate, SqliteStore
 from keysmith.cli import main
 from keysmith.fastapi.authority import SCOPES
 from keysmith.server import Settings, create_app, prepare
 from keysmith.server.app import from_environment
 from keysmith.server.logs import JsonFormatter, log_config, without_query
+from tests.redis_server import redis_server, with_redis
 from tests.serving import client, is_problem, serving
 
 ROOT_KEY = re.compile(r"sk_live_\w{49}")
@@ -160,6 +163,9 @@ def test_several_processes(tmp_path: Path) -> None:
     [
         (["--metrics", "sometimes"], {}, "metrics"),
         (["--trusted-proxy", "proxy.example"], {}, "trusted_proxies"),
+        (["--rate-limiter", "nonsense://u:secret@host"], {}, "such as redis://"),
+        ([], {"KEYSMITH_RATE_LIMITER_URL": "redis"}, "such as redis://"),
+        (["--rate-limiter", "memory://"], {}, "each process would count by itself"),
         ([], {"KEYSMITH_PORT": "http"}, "port"),
         ([], {"KEYSMITH_DATABASE_URL": "sqlite://"}, "must name a file"),
         ([], {"KEYSMITH_LOG_FORMAT": "xml"}, "log_format"),
@@ -180,8 +186,56 @@ def test_wrong_settings(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    assert "secret" not in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shared_rate_limiter_takes_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("limits", "limits.errors", "limits.storage"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert Settings(rate_limiter_url="").rate_limiter_url is None
+    with pytest.raises(ValidationError, match=r"pip install 'keysmith\[limits\]'"):
+        Settings(rate_limiter_url="redis://localhost")
+
+
+@with_redis
+def test_servers_on_several_machines_count_together(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Engine(SqliteStore(tmp_path / "a.db")) as engine:
+        engine.store.migrate()
+        root_key = prepare(engine)
+        policy = engine.create_policy(PolicyCreate(name="p", rate_limit=2))
+        raw_key = engine.create_key(KeyCreate(name="n", policy_id=policy.id)).raw_key
+    shutil.copy(tmp_path / "a.db", tmp_path / "b.db")
+    caplog.set_level("DEBUG")
+    with ExitStack() as stack:
+        with redis_server(tmp_path_factory.mktemp("redis"), password="secret") as uri:
+            monkeypatch.setenv("KEYSMITH_RATE_LIMITER_URL", uri)
+            clients = []
+            for name in "ab":
+                monkeypatch.setenv("KEYSMITH_DATABASE_URL", f"sqlite:///{tmp_path}/{name}.db")
+                url = stack.enter_context(serving(from_environment()))
+                clients.append(stack.enter_context(client(url, root_key)))
+            asked = {"raw_key": raw_key}
+            for api in clients:
+                assert api.post("/v1/keys/validate", json=asked).status_code == 200
+            for api in clients:
+                answer = api.post("/v1/keys/validate", json=asked)
+                is_problem(answer, 429, "rate_limited")
+            monkeypatch.setattr(sys, "argv", ["keysmith", "keys", "validate"])
+            monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(raw_key.encode())))
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code == 1, "the command counts with them"
+        answer = clients[0].post("/v1/keys/validate", json=asked)
+        assert "secret" not in is_problem(answer, 503, "store_unavailable")["detail"]
+    assert "secret" not in caplog.text
 
 
 def test_metrics_can_be_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +260,11 @@ def test_readiness_is_that_of_the_store(tmp_path: Path) -> None:
 
 def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(
-        port=9000, workers=3, trusted_proxies=("10.0.0.0/8", "::1"), log_format="json"
+        port=9000,
+        workers=3,
+        rate_limiter_url="redis://localhost/0",
+        trusted_proxies=("10.0.0.0/8", "::1"),
+        log_format="json",
     )
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)

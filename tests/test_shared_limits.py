@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -29,33 +27,17 @@ from keysmith.clock import utc_now
 from keysmith.engine.shared_limits import LimitsRateLimiter, _windows
 from tests.conftest import START, TurnableClock
 from tests.hammering import hammers, most_seen
+from tests.redis_server import redis_server, with_redis
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 KEY = "akey_1"
 
-with_redis = pytest.mark.skipif(
-    shutil.which("redis-server") is None, reason="takes the redis-server binary"
-)
-
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of our own on a socket; gives its URI."""
-    folder = tmp_path_factory.mktemp("redis")
-    path = folder / "s"
-    process = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        yield f"redis+unix://{path}"
-    finally:
-        process.terminate()
-        process.wait(10)
+    """A Redis of our own; gives its URI."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as uri:
+        yield uri
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=with_redis)])

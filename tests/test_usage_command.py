@@ -73,6 +73,32 @@ def test_how_far_back(path: Path) -> None:
     assert len(json.loads(shown)) == 1
 
 
+def test_each_key_by_itself(path: Path) -> None:
+    _, shown, _ = run(path, "--by-key", "--json")
+    found = json.loads(shown)
+    assert [each["request_count"] for each in found if each["tenant_id"] == "acme"] == [2, 1]
+    assert sum(each["request_count"] for each in found) == 4
+    _, shown, _ = run(path, "--by-key", "--tenant", "acme", "--limit", "1")
+    [_, line] = shown.splitlines()
+    assert line.split()[2:4] == ["2", "1"]
+    code, shown, told = run(path, "--by-key", "--tenant", "nobody")
+    assert (code, shown) == (0, "")
+    assert "Nothing was recorded" in told
+    code, _, told = run(path, "--limit", "1")
+    assert code == 2
+    assert "give --by-key" in told
+
+
+def test_from_when_until_when(path: Path) -> None:
+    long_ago = f"{TODAY - timedelta(days=500):%Y-%m-%dT%H:%M:%SZ}"
+    midnight = f"{TODAY:%Y-%m-%dT00:00:00Z}"
+    _, shown, _ = run(path, "--since", long_ago, "--until", midnight, "--json")
+    assert [each["request_count"] for each in json.loads(shown)] == [1, 1]
+    assert run(path, "--since", long_ago, "--last", "7d")[0] == 2
+    code, _, told = run(path, "--last", "9999999d")
+    assert (code, "before the year 1" in told) == (2, True)
+
+
 def test_an_unknown_key_is_refused(path: Path) -> None:
     with SqliteStore(path) as store:
         [key] = store.keys.list(tenant_id="acme")

@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli import keys, leaks, lifecycle, maintain, operations, policies, rotations, scopes
+from keysmith.cli import (
+    keys,
+    leaks,
+    lifecycle,
+    maintain,
+    operations,
+    policies,
+    requests,
+    rotations,
+    scopes,
+)
 from keysmith.cli.failures import CommandLine, ExitCode
-from keysmith.cli.options import AsJson, DatabaseUrl, given
+from keysmith.cli.options import AsJson, DatabaseUrl, RateLimiter, given
 from keysmith.cli.output import note, print_json, print_line
 from keysmith.cli.session import open_engine
 from keysmith.cli.usage import usage
@@ -28,6 +38,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.add_typer(scopes.app, name="scopes")
 app.add_typer(rotations.app, name="rotations")
+app.add_typer(requests.app, name="requests")
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,6 +76,7 @@ def migrate(database_url: DatabaseUrl = DEFAULT_DATABASE_URL, as_json: AsJson = 
 @app.command()
 def serve(
     *,
+    rate_limiter: RateLimiter = None,
     host: Annotated[
         str | None, typer.Option(help="The address to listen on, if not 127.0.0.1.")
     ] = None,
@@ -107,6 +119,7 @@ def serve(
         raise typer.Exit(ExitCode.USAGE) from None
     flags = given(
         database_url=database_url,
+        rate_limiter_url=rate_limiter,
         host=host,
         port=port,
         workers=workers,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -35,7 +37,8 @@ from keysmith.cli.output import (
 )
 from keysmith.cli.session import open_engine
 from keysmith.clock import utc_now
-from keysmith.engine import CreatedKey
+from keysmith.engine import CreatedKey, Engine
+from keysmith.errors import RequestRepeatedError
 from keysmith.models import Environment, Key, KeyCreate, KeyPublic, KeyState, KeyUpdate
 from keysmith.stores import DEFAULT_DATABASE_URL
 
@@ -48,6 +51,10 @@ COLUMNS = ("id", "name", "state", "environment", "hint", "tenant_id", "expires_a
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's ID: akey_….")]
 PolicyId = Annotated[
     str | None, typer.Option("--policy", metavar="ID", help="The policy that it bears: kpol_….")
+]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", help="A value of yours; with the same, it is done once."),
 ]
 ExpiresAt = Annotated[
     str | None,
@@ -79,6 +86,7 @@ def create(
     expires_in: ExpiresIn = None,
     created_by: Annotated[str | None, typer.Option(help="Who asked for it.")] = None,
     meta: Meta = None,
+    idempotency_key: IdempotencyKey = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -99,8 +107,8 @@ def create(
         )
     )
     with open_engine(database_url) as engine:
-        created = engine.create_key(data)
-    print_issued(created, as_json=as_json)
+        create = partial(engine.create_key, data, idempotency_key=idempotency_key)
+        print_issued(engine, create, as_json=as_json)
 
 
 @app.command("list")
@@ -207,15 +215,27 @@ def print_key(key: Key, *, as_json: bool) -> None:
     print_fields(dump(KeyPublic.model_validate(key)), as_json=as_json)
 
 
-def print_issued(created: CreatedKey, *, as_json: bool) -> None:
-    """Prints a key and its raw key, for the only time."""
-    key = dump(KeyPublic.model_validate(created.key))
+def print_issued(engine: Engine, issue: Callable[[], CreatedKey], *, as_json: bool) -> None:
+    """Prints a key and its raw key, for the only time: if issued before, the key alone."""
+    try:
+        created = issue()
+    except RequestRepeatedError as repeated:
+        _print_issued(engine.get_key(repeated.key_id), None, as_json=as_json)
+    else:
+        _print_issued(created.key, created.raw_key, as_json=as_json)
+
+
+def _print_issued(issued: Key, raw_key: str | None, *, as_json: bool) -> None:
+    key = dump(KeyPublic.model_validate(issued))
     if as_json:
-        print_json({"key": key, "raw_key": created.raw_key})
+        print_json({"key": key, "raw_key": raw_key})
         return
     print_fields(key, as_json=False)
+    if raw_key is None:
+        note("This was done before, and the raw key shown then. Rotate the key for another.")
+        return
     print_line("")
-    print_line(created.raw_key, "bold green")
+    print_line(raw_key, "bold green")
     note("Shown once; store it now.")
 
 

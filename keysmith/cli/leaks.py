@@ -10,23 +10,23 @@ import typer
 
 from keysmith.cli.keys import COLUMNS
 from keysmith.cli.new_keys import FORMATS, NewKeysFile
-from keysmith.cli.options import AsJson, DatabaseUrl, OfApp, OfTenant, duration_option, refuse_both
+from keysmith.cli.options import (
+    AsJson,
+    DatabaseUrl,
+    OfApp,
+    OfTenant,
+    duration_option,
+    moment_option,
+    refuse_both,
+)
 from keysmith.cli.output import confirm, note, print_objects
 from keysmith.cli.session import open_engine
 from keysmith.cli.sweep import Sweep
 from keysmith.engine import Engine
 from keysmith.models import KeyPublic, RotationReason
-from keysmith.models.base import moment
 from keysmith.stores import DEFAULT_DATABASE_URL
 
 app = typer.Typer()
-
-
-def _parse_moment(text: str) -> datetime:
-    try:
-        return moment(datetime.fromisoformat(text))
-    except ValueError:
-        raise ValueError("must be a time with a time zone, such as 2030-01-31T00:00:00Z") from None
 
 
 AllTenants = Annotated[
@@ -34,12 +34,9 @@ AllTenants = Annotated[
 ]
 Before = Annotated[
     Any,
-    typer.Option(
+    moment_option(
         "--before",
-        parser=_parse_moment,
-        metavar="ISO8601",
-        help="Only keys with a secret from before then, such as the end of the leak; "
-        "now if left out.",
+        "Only keys with a secret from before then, such as the end of the leak; now if left out.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the keys.")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
 
-from keysmith.cli.keys import KeyId, print_issued, print_key
-from keysmith.cli.options import AsJson, DatabaseUrl, duration_option
+from keysmith.cli.keys import IdempotencyKey, KeyId, print_issued, print_key
+from keysmith.cli.options import AsJson, DatabaseUrl, RateLimiter, duration_option
 from keysmith.cli.output import note, print_fields, print_json, print_line
 from keysmith.cli.session import open_engine
 from keysmith.engine import ValidationResult
@@ -32,11 +33,12 @@ def validate(
     method: Annotated[str | None, typer.Option(help="The request's method.")] = None,
     path: Annotated[str | None, typer.Option(help="The request's path.")] = None,
     cost: Annotated[int, typer.Option(min=0, help="What it counts in the quotas.")] = 1,
+    rate_limiter: RateLimiter = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
     """Validate a raw key, as a request would. It is read from standard input, or prompted for."""
-    with open_engine(database_url) as engine:
+    with open_engine(database_url, rate_limiter) as engine:
         result = engine.validate_key(
             _read_raw_key(),
             scopes=scope or (),
@@ -66,13 +68,21 @@ def rotate(
         timedelta | None, duration_option("--grace", "How long the old secret goes on working.")
     ] = None,
     by: Annotated[str, typer.Option(help="Who asked for the rotation.")] = "",
+    idempotency_key: IdempotencyKey = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
     """Give a key a new secret; the old one goes on working for its grace period."""
     with open_engine(database_url) as engine:
-        rotated = engine.rotate_key(key_id, reason=reason, grace=grace, rotated_by=by)
-        print_issued(rotated, as_json=as_json)  # before anything can fail: it is told only once
+        rotate = partial(
+            engine.rotate_key,
+            key_id,
+            reason=reason,
+            grace=grace,
+            rotated_by=by,
+            idempotency_key=idempotency_key,
+        )
+        print_issued(engine, rotate, as_json=as_json)  # before anything can fail: only once
         if not as_json:
             for rotation in engine.list_rotations(key_id=key_id, limit=1):
                 note(f"The old secret works until {rotation.grace_ends.isoformat()}.")

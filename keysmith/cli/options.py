@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+
+from keysmith.models.base import moment
 
 _SHORT_DURATION = re.compile(r"([0-9]+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -28,6 +30,14 @@ def parse_duration(text: str) -> timedelta:
     except (ValidationError, OverflowError):
         pass
     raise ValueError("must be a duration such as 30s, 10m, 24h, 7d, or ISO 8601 such as PT10M")
+
+
+def parse_moment(text: str) -> datetime:
+    """`2030-01-31T00:00:00Z` and the like, in UTC; else `ValueError`."""
+    try:
+        return moment(datetime.fromisoformat(text))
+    except ValueError:
+        raise ValueError("must be a time with a time zone, such as 2030-01-31T00:00:00Z") from None
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -59,6 +69,16 @@ def refuse_nothing(changes: Mapping[str, Any]) -> None:
         raise typer.BadParameter("There is nothing to change: give an option.")
 
 
+def duration_option(name: str, help: str) -> Any:
+    """An option whose value is a duration."""
+    return typer.Option(name, parser=parse_duration, metavar="DURATION", help=help)
+
+
+def moment_option(name: str, help: str) -> Any:
+    """An option whose value is a time."""
+    return typer.Option(name, parser=parse_moment, metavar="ISO8601", help=help)
+
+
 DatabaseUrl = Annotated[
     str,
     typer.Option(
@@ -66,6 +86,15 @@ DatabaseUrl = Annotated[
         envvar="KEYSMITH_DATABASE_URL",
         metavar="URL",
         help="Where the keys are: sqlite:///relative.db or sqlite:////absolute.db.",
+    ),
+]
+RateLimiter = Annotated[
+    str | None,
+    typer.Option(
+        "--rate-limiter",
+        envvar="KEYSMITH_RATE_LIMITER_URL",
+        metavar="URL",
+        help="Where limits are counted with other machines: redis://…; else beside the database.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -82,6 +111,9 @@ Meta = Annotated[
         "--meta", parser=parse_object, metavar="JSON", help="A JSON object to keep with it."
     ),
 ]
+OfKey = Annotated[
+    str | None, typer.Option("--key", metavar="ID", help="Only those of this key: akey_….")
+]
 OfTenant = Annotated[str | None, typer.Option("--tenant", help="Only those of this tenant.")]
 OfApp = Annotated[str | None, typer.Option("--app", help="Only those of this app.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")]
@@ -89,8 +121,5 @@ After = Annotated[
     str | None,
     typer.Option("--after", metavar="ID", help="Only those after this ID: the next page."),
 ]
-
-
-def duration_option(name: str, help: str) -> Any:
-    """An option whose value is a duration."""
-    return typer.Option(name, parser=parse_duration, metavar="DURATION", help=help)
+Since = Annotated[Any, moment_option("--since", "Only those from then on.")]
+Until = Annotated[Any, moment_option("--until", "Only those before then.")]

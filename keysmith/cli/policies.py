@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,22 +21,7 @@ from keysmith.cli.options import (
     refuse_nothing,
 )
 from keysmith.cli.output import dump, print_deleted, print_fields, print_objects
-from keysmith.cli.policy_options import (
-    BurstLimit,
-    Clearable,
-    DailyQuota,
-    GracePeriod,
-    Ips,
-    Lifetime,
-    Methods,
-    MonthlyQuota,
-    Origins,
-    Paths,
-    RateLimit,
-    RotationPeriod,
-    Scopes,
-    Window,
-)
+from keysmith.cli.policy_options import Clearable, takes_rules
 from keysmith.cli.session import open_engine
 from keysmith.models import Policy, PolicyCreate, PolicyPublic, PolicyUpdate
 from keysmith.stores import DEFAULT_DATABASE_URL
@@ -50,25 +35,14 @@ PolicyId = Annotated[str, typer.Argument(metavar="ID", help="The policy's ID: kp
 
 
 @app.command()
+@takes_rules
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Unique within the tenant.")],
     *,
     tenant: Tenant = None,
     app: App = None,
     description: Description = None,
-    rate_limit: RateLimit = None,
-    rate_limit_window: Window = None,
-    burst_limit: BurstLimit = None,
-    allowed_scopes: Scopes = None,
-    allowed_ips: Ips = None,
-    allowed_origins: Origins = None,
-    allowed_methods: Methods = None,
-    allowed_paths: Paths = None,
-    max_key_lifetime: Lifetime = None,
-    rotation_period: RotationPeriod = None,
-    grace_period: GracePeriod = None,
-    daily_quota: DailyQuota = None,
-    monthly_quota: MonthlyQuota = None,
+    rules: dict[str, Any],
     meta: Meta = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
@@ -80,19 +54,7 @@ def create(
             tenant_id=tenant,
             app_id=app,
             description=description,
-            rate_limit=rate_limit,
-            rate_limit_window=rate_limit_window,
-            burst_limit=burst_limit,
-            allowed_scopes=allowed_scopes,
-            allowed_ips=allowed_ips,
-            allowed_origins=allowed_origins,
-            allowed_methods=allowed_methods,
-            allowed_paths=allowed_paths,
-            max_key_lifetime=max_key_lifetime,
-            rotation_period=rotation_period,
-            grace_period=grace_period,
-            daily_quota=daily_quota,
-            monthly_quota=monthly_quota,
+            **rules,
             meta=meta,
         )
     )
@@ -129,24 +91,13 @@ def show(
 
 
 @app.command()
+@takes_rules
 def update(
     policy_id: PolicyId,
     *,
     name: Annotated[str | None, typer.Option("--name", help="Unique within the tenant.")] = None,
     description: Description = None,
-    rate_limit: RateLimit = None,
-    rate_limit_window: Window = None,
-    burst_limit: BurstLimit = None,
-    allowed_scopes: Scopes = None,
-    allowed_ips: Ips = None,
-    allowed_origins: Origins = None,
-    allowed_methods: Methods = None,
-    allowed_paths: Paths = None,
-    max_key_lifetime: Lifetime = None,
-    rotation_period: RotationPeriod = None,
-    grace_period: GracePeriod = None,
-    daily_quota: DailyQuota = None,
-    monthly_quota: MonthlyQuota = None,
+    rules: dict[str, Any],
     meta: Meta = None,
     clear: Annotated[
         list[Clearable] | None,
@@ -159,19 +110,7 @@ def update(
     changes = given(
         name=name,
         description=description,
-        rate_limit=rate_limit,
-        rate_limit_window=rate_limit_window,
-        burst_limit=burst_limit,
-        allowed_scopes=allowed_scopes,
-        allowed_ips=allowed_ips,
-        allowed_origins=allowed_origins,
-        allowed_methods=allowed_methods,
-        allowed_paths=allowed_paths,
-        max_key_lifetime=max_key_lifetime,
-        rotation_period=rotation_period,
-        grace_period=grace_period,
-        daily_quota=daily_quota,
-        monthly_quota=monthly_quota,
+        **rules,
         meta=meta,
     )
     for rule in clear or ():

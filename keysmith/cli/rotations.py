@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli.options import After, AsJson, DatabaseUrl, Limit, OfTenant
+from keysmith.cli.options import After, AsJson, DatabaseUrl, Limit, OfKey, OfTenant
 from keysmith.cli.output import print_objects
 from keysmith.cli.session import open_engine
 from keysmith.models import RotationPublic, RotationReason
@@ -20,9 +20,7 @@ COLUMNS = ("id", "key_id", "reason", "created_at", "grace_ends", "rotated_by")
 @app.command("list")
 def list_rotations(
     *,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="ID", help="Only those of this key.")
-    ] = None,
+    key: OfKey = None,
     tenant: OfTenant = None,
     reason: Annotated[
         RotationReason | None, typer.Option("--reason", help="Only those for this reason.")

@@ -10,14 +10,25 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from keysmith.cli.options import AsJson, DatabaseUrl, OfTenant, duration_option
-from keysmith.cli.output import dump, note, print_json, print_table
+from keysmith.cli.options import (
+    AsJson,
+    DatabaseUrl,
+    OfKey,
+    OfTenant,
+    Since,
+    Until,
+    duration_option,
+    refuse_both,
+)
+from keysmith.cli.output import dump, note, print_json, print_objects, print_table
 from keysmith.cli.session import open_engine
 from keysmith.clock import utc_now
-from keysmith.models import Period, UsageSummary
+from keysmith.models import Period, UsageAggregatePublic, UsageSummary
 from keysmith.stores import DEFAULT_DATABASE_URL
+from keysmith.stores.base import UsageFilters
 
 BAR_WIDTH = 48
+COLUMNS = ("key_id", "period_start", "request_count", "error_count", "p50_latency", "p99_latency")
 _NOTHING = {
     "request_count": 0,
     "error_count": 0,
@@ -31,29 +42,52 @@ DEFAULT_LAST = {Period.DAILY: timedelta(days=30), Period.MONTHLY: timedelta(days
 def usage(
     *,
     tenant: OfTenant = None,
-    key: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only that of this key: akey_….")
-    ] = None,
+    key: OfKey = None,
     period: Annotated[Period, typer.Option(help="What each line adds up.")] = Period.DAILY,
+    by_key: Annotated[
+        bool, typer.Option("--by-key", help="List each key by itself, newest first.")
+    ] = False,
     last: Annotated[
         timedelta | None,
         duration_option("--last", "How far back: 30 days, or a year of months, if left out."),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many lines, with --by-key.")
     ] = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
     """Plot requests and errors over time, by days or months of UTC."""
-    since = period.start(utc_now() - (last or DEFAULT_LAST[period]))
+    refuse_both(last=last, since=since)
+    if limit is not None and not by_key:
+        raise typer.BadParameter("is for lists: give --by-key", param_hint="'--limit'")
+    since = period.start(since or _ago(last or DEFAULT_LAST[period]))
+    whose: UsageFilters = {"tenant_id": tenant, "key_id": key, "since": since, "until": until}
+    nothing = f"Nothing was recorded since {since:%Y-%m-%d}."
     with open_engine(database_url) as engine:
         if key is not None:
             engine.get_key(key)  # an unknown one is an error, and not an empty plot
-        found = engine.summarize_usage(period=period, tenant_id=tenant, key_id=key, since=since)
+        if by_key:
+            listed = engine.aggregate_usage(period=period, limit=limit, **whose)
+            public = [UsageAggregatePublic.model_validate(each) for each in listed]
+            print_objects(public, COLUMNS, as_json=as_json, empty=nothing)
+            return
+        found = engine.summarize_usage(period=period, **whose)
     if as_json:
         print_json([dump(each) for each in found])
     elif found:
         print_table(_plot(_with_gaps(found)))
     else:
-        note(f"Nothing was recorded since {since:%Y-%m-%d}.")
+        note(nothing)
+
+
+def _ago(length: timedelta) -> datetime:
+    try:
+        return utc_now() - length
+    except OverflowError:
+        raise typer.BadParameter("reaches back before the year 1", param_hint="'--last'") from None
 
 
 def _with_gaps(found: Sequence[UsageSummary]) -> list[UsageSummary]:

@@ -37,6 +37,7 @@ class Candidate:
         "active",
         "expires_at",
         "grace_ends",
+        "grace_over",
         "key",
         "limits",
         "result",
@@ -53,6 +54,10 @@ class Candidate:
         self.active = self.key.state is KeyState.ACTIVE
         self.expires_at = self.key.expires_at
         self.grace_ends = None if self.rotation is None else self.rotation.grace_ends
+        self.grace_over = credential.grace_closed or (
+            self.rotation is not None and self.rotation.cut_short
+        )
+        """Whether the outgoing secret's grace has ended for good, should the clock be put back."""
         self.rules = Rules.of(credential.policy)
         self.limits = Limits.of(credential.policy)
         granted, allowed = credential.granted, credential.allowed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import Self, Unpack
 
 from keysmith.clock import Clock, utc_now
@@ -52,9 +52,11 @@ from keysmith.stores.base import (
     TenantFilters,
     UsageFilters,
 )
-from keysmith.tracebacks import forget_values, without_values
+from keysmith.tracebacks import forget_values, guarded
 
 
+# Of these two, called for every request, one sees to its errors itself, the other gets no secret.
+@guarded(besides=("validate_key", "record_usage"))
 class Engine:
     """Issues, validates, rotates and revokes API keys. Safe to share between threads.
 
@@ -109,7 +111,7 @@ class Engine:
         self._maintenance = Maintenance(
             context, self._lifecycle, self._rotations, self._usage, self._keys
         )
-        self._validation = Validation(context, self._lifecycle)
+        self._validation = Validation(context, self._lifecycle, self._rotations)
 
     # ------------------------------------------------------------------ tenants
 
@@ -517,14 +519,6 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-_HOT = {"validate_key", "record_usage"}
-"""Called for every request: one sees to its errors itself, the other is given no secret."""
-
-for _name, _call in list(vars(Engine).items()):
-    if isinstance(_call, FunctionType) and not _name.startswith("_") and _name not in _HOT:
-        setattr(Engine, _name, without_values(_call))
 
 
 def _limiter(given: RateLimiter | str | None, store: Store, clock: Clock) -> RateLimiter:

@@ -87,6 +87,18 @@ class Rotations:
         due = self._context.store.keys.list_due_for_rotation(now, **whose)
         return [key for key in due if not state_at(key, now).final]
 
+    def close(self, rotation_id: str) -> None:
+        """Notes that a grace period has ended, unless somebody else has already."""
+        store = self._context.store
+        with store.transaction():
+            rotation = store.rotations.get(rotation_id, for_update=True)
+            if rotation.grace_closed:
+                return
+            key = store.keys.get(rotation.key_id)
+            rotation.grace_closed = True
+            store.rotations.update(rotation)
+        self._context.announce("on_grace_ended", key, rotation)
+
     def close_ended(self) -> int:
         """Notes every grace period that has ended, and tells how many there were."""
         closed = 0

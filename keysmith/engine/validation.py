@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from time import perf_counter
 from typing import Annotated
@@ -14,15 +14,16 @@ from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle
 from keysmith.engine.limits import Limits
-from keysmith.engine.results import RateLimitStatus, ValidationResult
+from keysmith.engine.results import ValidationResult
+from keysmith.engine.rotation import Rotations
 from keysmith.errors import (
     InvalidKeyError,
     KeyExpiredError,
     KeyInactiveError,
-    KeyNotFoundError,
     KeyRevokedError,
     KeysmithError,
     KeySuspendedError,
+    NotFoundError,
     QuotaExceededError,
     RateLimitedError,
     StoreError,
@@ -45,18 +46,22 @@ _cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=0, le
 class Validation:
     """Judges raw keys, in the order that the documentation promises."""
 
-    def __init__(self, context: Context, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: Context, lifecycle: Lifecycle, rotations: Rotations) -> None:
         self._context = context
         self._tenancy = context.tenancy
         self._anyone = context.tenancy.tenant_id is None
         self._lifecycle = lifecycle
+        self._rotations = rotations
         self._hooks = context.hooks
         self._timed = context.hooks.hears("on_validation_timed")
         self._heard = context.hooks.hears("on_key_validated")
         self._failures_heard = context.hooks.hears("on_key_validation_failed")
+        told = self._timed or self._heard or self._failures_heard
+        self.validate = self._tell if told else self._answer
+        """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         self._counts_at_once = getattr(context.limiter, "immediate", False)
 
-    def validate(
+    def _tell(
         self,
         raw_key: str,
         ip: str | None,
@@ -65,33 +70,65 @@ class Validation:
         path: str | None,
         scopes: Iterable[str],
         cost: int,
-        *,
         at_once: bool = False,
     ) -> ValidationResult | None:
-        """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         began = perf_counter() if self._timed else 0.0
-        candidates = self._context.candidates
         try:
-            if at_once:
-                known = candidates.find_again(raw_key)
-                if known is None:
-                    return None
-                candidate, now = known, self._context.now()
-                if self._waits(candidate, now):
-                    candidates.hits -= 1  # it will be found once more, and counts once
-                    return None
-            else:
-                candidate = candidates.find(raw_key)
-                now = self._context.now()
-            result = self._judge(candidate, now, ip, origin, method, path, scopes, cost)
+            result = self._answer(raw_key, ip, origin, method, path, scopes, cost, at_once)
         except KeysmithError as error:
-            if self._timed or self._failures_heard:
-                self._tell_failure(raw_key, error, began)
+            self._tell_failure(raw_key, error, began)
             raise
-        if self._timed:
-            self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
-        if self._heard:
-            self._context.announce("on_key_validated", result)
+        if result is not None:
+            if self._timed:
+                self._hooks.fire("on_validation_timed", "ok", perf_counter() - began)
+            if self._heard:
+                self._context.announce("on_key_validated", result)
+        return result
+
+    def _answer(
+        self,
+        raw_key: str,
+        ip: str | None,
+        origin: str | None,
+        method: str | None,
+        path: str | None,
+        scopes: Iterable[str],
+        cost: int,
+        at_once: bool = False,
+    ) -> ValidationResult | None:
+        context = self._context
+        if at_once:
+            known = context.candidates.find_again(raw_key)
+            if known is None:
+                return None
+            candidate, now = known, context.now()
+            if self._waits(candidate, now):
+                context.candidates.hits -= 1  # it will be found once more, and counts once
+                return None
+        else:
+            candidate = context.candidates.find(raw_key)
+            now = context.now()
+        key = candidate.key
+        if not (self._anyone or self._tenancy.owns(key)):
+            raise InvalidKeyError
+        try:
+            if not candidate.active or candidate.expires_at is not None:
+                self._refuse_inactive(key, now)
+            if candidate.grace_ends is not None:
+                self._refuse_rotated(candidate, now)
+            if candidate.rules is not None:
+                candidate.rules.check(ip, origin, method, path)
+            if scopes:
+                candidate.require(scopes)
+            if type(cost) is not int or cost != 1:
+                cost = _cost.validate_python(cost)
+            result = candidate.result
+            if candidate.limits is not None:
+                result = self._counted(candidate, candidate.limits, cost)
+        except KeysmithError as error:
+            error.key_id, error.tenant_id = key.id, key.tenant_id
+            raise
+        context.usage.touch(key.id, now)
         return result
 
     def _tell_failure(self, raw_key: str, error: KeysmithError, began: float) -> None:
@@ -100,73 +137,59 @@ class Validation:
         if self._failures_heard and not isinstance(error, StoreError):
             self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
 
-    def _judge(
-        self,
-        candidate: Candidate,
-        now: datetime,
-        ip: str | None,
-        origin: str | None,
-        method: str | None,
-        path: str | None,
-        scopes: Iterable[str],
-        cost: int,
-    ) -> ValidationResult:
-        context, key = self._context, candidate.key
-        if not (self._anyone or self._tenancy.owns(key)):
-            raise InvalidKeyError
-        if not candidate.active or candidate.expires_at is not None:
-            self._refuse_inactive(key, now)
-        if candidate.grace_ends is not None and candidate.grace_ends <= now:
-            context.hooks.fire("on_rotated_key_reused", key, candidate.rotation)
-            raise KeyRevokedError
-        if candidate.rules is not None:
-            candidate.rules.check(ip, origin, method, path)
-        if scopes:
-            candidate.require(scopes)
-        if type(cost) is not int or cost != 1:
-            cost = _cost.validate_python(cost)
-        result = candidate.result
-        if candidate.limits is not None:
-            status = self._take(key, candidate.limits, cost)
-            if status is not None:
-                result = ValidationResult(
-                    key=key,
-                    scopes=result.scopes,
-                    policy=result.policy,
-                    rotated=result.rotated,
-                    grace_ends=result.grace_ends,
-                    rate_limit=status,
-                )
-        context.usage.touch(key.id, now)
-        return result
-
-    def _take(self, key: KeyPublic, limits: Limits, cost: int) -> RateLimitStatus | None:
+    def _counted(self, candidate: Candidate, limits: Limits, cost: int) -> ValidationResult:
+        key, result = candidate.key, candidate.result
         try:
-            return self._context.limiter.take(key.id, limits, cost)
+            status = self._context.limiter.take(key.id, limits, cost)
         except RateLimitedError:
-            self._context.hooks.fire("on_key_rate_limited", key)
+            self._hooks.fire("on_key_rate_limited", key)
             raise
         except QuotaExceededError:
-            self._context.hooks.fire("on_key_quota_exceeded", key)
+            self._hooks.fire("on_key_quota_exceeded", key)
             raise
+        if status is None:
+            return result
+        return ValidationResult(
+            key=key,
+            scopes=result.scopes,
+            policy=result.policy,
+            rotated=result.rotated,
+            grace_ends=result.grace_ends,
+            rate_limit=status,
+        )
 
     def _waits(self, candidate: Candidate, now: datetime) -> bool:
-        """Whether judging it may take its time: an expiry to write down, or counting elsewhere."""
+        """Whether judging it may take its time: an end to write down, or counting elsewhere."""
         if candidate.limits is not None and not self._counts_at_once:
             return True
-        expires_at = candidate.expires_at
+        expires_at, grace_ends = candidate.expires_at, candidate.grace_ends
+        if grace_ends is not None and grace_ends <= now and not candidate.grace_over:
+            return True
         return expires_at is not None and expires_at <= now and not candidate.key.state.final
 
     def _refuse_inactive(self, key: KeyPublic, now: datetime) -> None:
         if not key.state.final and key.expires_at is not None and key.expires_at <= now:
-            self._note_expiry(key.id)
+            self._note("life", key.id, self._lifecycle.expire, key.id)
             raise KeyExpiredError
         if key.state is not KeyState.ACTIVE:
             raise _INACTIVE[key.state]
 
-    def _note_expiry(self, key_id: str) -> None:
-        """Writes the expiry down; the key is refused all the same where that cannot be."""
+    def _refuse_rotated(self, candidate: Candidate, now: datetime) -> None:
+        rotation = candidate.rotation
+        if rotation is None or (now < rotation.grace_ends and not candidate.grace_over):
+            return
+        if not candidate.grace_over:
+            self._note(
+                "grace period of a secret", rotation.key_id, self._rotations.close, rotation.id
+            )
+        self._hooks.fire("on_rotated_key_reused", candidate.key, rotation)
+        raise KeyRevokedError
+
+    def _note(self, what: str, key_id: str, write: Callable[[str], None], entity_id: str) -> None:
+        """Writes an end down, so that it is one for good; where that cannot be, it still is now."""
         try:
-            self._lifecycle.expire(key_id)
-        except (StoreError, KeyNotFoundError) as error:
-            logger.warning("The expiry of %s could not be written down: %s", key_id, error)
+            write(entity_id)
+        except (StoreError, NotFoundError) as error:
+            logger.warning(
+                "The end of the %s of %s could not be written down: %s", what, key_id, error
+            )

@@ -106,7 +106,7 @@ class UsageMiddleware:
         scope, key_id = seen.scope, seen.result.key.id
         try:
             await self._engine.record_usage(
-                UsageCreate(
+                UsageCreate.unchecked(
                     key_id=key_id,
                     endpoint=_text(route_template(scope), 1024),
                     method=_text(scope.get("method", "GET"), 32),

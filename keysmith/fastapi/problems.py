@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -206,7 +206,23 @@ def as_problem(error: Answered, clock: Clock = utc_now) -> HTTPProblem:
 
 
 async def _handle(connection: HTTPConnection, error: Any) -> Response:
-    return problem_response(error, connection)
+    answer = problem_response(error, connection)
+    if answer.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        _allow_all_methods(connection, answer)
+    return answer
+
+
+def _allow_all_methods(connection: HTTPConnection, answer: Response) -> None:
+    """`Allow` names all the methods of a path (RFC 9110, section 10.2.1), not one route's only."""
+    scope = connection.scope
+    root = scope.get("root_path", "")
+    if root != scope.get("app_root_path", ""):
+        return  # within a mount, whose routes are not the application's
+    path = scope["path"].removeprefix(root)
+    routes = [route for route in iter_route_contexts(scope["app"].routes) if route.methods]
+    found = next((route.path for route in routes if route.path_regex.match(path)), None)
+    allowed = {method for route in routes if route.path == found for method in route.methods or ()}
+    answer.headers["Allow"] = ", ".join(sorted(allowed))
 
 
 async def _close(websocket: WebSocket, _error: Exception) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
-from keysmith.ids import IdPrefix, is_id
+from keysmith.ids import ID_PATTERN, IdPrefix
 from keysmith.models import (
     Environment,
     KeyPublic,
@@ -44,15 +44,10 @@ PublicT = TypeVar("PublicT", bound=BaseModel)
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="How many objects a page has.")]
 
 
-def _aggregate_cursor(cursor: str) -> str:
-    day, _, key_id = cursor.partition(".")
-    date.fromisoformat(day)
-    if not is_id(IdPrefix.KEY, key_id):
-        raise ValueError("must be the cursor of the page before")
-    return cursor
-
-
-AggregateCursor = Annotated[str, Field(max_length=64), AfterValidator(_aggregate_cursor)]
+AggregateCursor = Annotated[
+    str, Field(pattern=rf"^[1-9]\d{{5}}\.{IdPrefix.KEY.value}_{ID_PATTERN}$")
+]
+"""The ordinal of a day, with the six digits that it has until the year 2738, and a key."""
 
 
 class Body(BaseModel):
@@ -179,7 +174,7 @@ class AggregatePage(Page[UsageAggregatePublic]):
     @classmethod
     def cursor(cls, last: UsageAggregate) -> str:
         """The day that the last period begins with, and whose it is."""
-        return f"{last.period_start.date().isoformat()}.{last.key_id}"
+        return f"{last.period_start.toordinal()}.{last.key_id}"
 
 
 class Query(BaseModel):
@@ -271,7 +266,7 @@ class AggregateQuery(TimeQuery):
         asked = super().page()
         if self.cursor is not None:
             day, key_id = self.cursor.split(".")
-            asked["after"] = (datetime.fromisoformat(day).replace(tzinfo=UTC), key_id)
+            asked["after"] = (datetime.fromordinal(int(day)).replace(tzinfo=UTC), key_id)
         return asked
 
 

@@ -68,6 +68,12 @@ class RotationFields(Base):
     """Who asked for the rotation: free text, such as a user's ID."""
     created_at: UtcDatetime = Field(default_factory=utc_now, sa_type=Timestamp)
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether there was no grace, or it was ended early: it is over, whatever a clock says."""
+        lasted = self.grace_ends - self.created_at
+        return lasted <= timedelta(0) or lasted < timedelta(milliseconds=self.grace_ttl_ms)
+
 
 class Rotation(Marked, RotationFields, RotationIdentity, Table, table=True):
     """A rotation as it is stored. It outlives its grace period, so that reuse can be told."""
@@ -84,7 +90,7 @@ class Rotation(Marked, RotationFields, RotationIdentity, Table, table=True):
     old_key_hash: Hash = Field(sa_type=sa.String(64), repr=False, exclude=True)
     new_key_hash: Hash = Field(sa_type=sa.String(64), repr=False, exclude=True)
     grace_closed: bool = Field(default=False, repr=False, exclude=True)
-    """Whether the end of the grace period has been reported, which happens once."""
+    """Whether the end of the grace period has been noted, and reported, which happens once."""
 
     def in_grace(self, now: datetime) -> bool:
         """Whether the old secret still works at `now`."""

@@ -23,7 +23,7 @@ class AuditLog(EventPlugin):
 
     Every entry has every field, `None` where a field does not apply or nobody knows: `when` (the
     time in UTC, as ISO 8601), `what` (`key.revoked`), `who` (`created_by` or `rotated_by`),
-    `key_id`, or `masked_key` where nothing else is known of a key, `policy_id`, `tenant_id`,
+    `key_id`, `masked_key` of a raw key that was refused, `policy_id`, `tenant_id`,
     `outcome` (`done` or `refused`), `severity` (`info`, `warning`, `error`), `reason` and `code`.
     """
 
@@ -65,7 +65,7 @@ class AuditLog(EventPlugin):
                 "when": moment(self._clock()).isoformat(timespec="microseconds"),
                 "what": event.type,
                 "who": event.who,
-                "key_id": None if event.key is None else event.key.id,
+                "key_id": event.key_id if event.key is None else event.key.id,
                 "masked_key": event.masked_key,
                 "policy_id": event.policy_id,
                 "tenant_id": event.tenant_id,

@@ -70,14 +70,16 @@ class Event:
     """Whether somebody asked for something, and was refused."""
     key: KeyPublic | None = None
     masked_key: str | None = None
-    """Prefix, environment and hint of a raw key, where nothing else is known of the key."""
+    """Prefix, environment and hint of a raw key that was refused."""
+    key_id: str | None = None
+    """Whose raw key that was, where it is known; otherwise see `key`."""
     scopes: tuple[str, ...] | None = None
     """The scopes that the key holds now, where they have changed."""
     rotation: RotationPublic | None = None
     policy: PolicyPublic | None = None
     policy_id: str | None = None
     tenant_id: str | None = None
-    """`None` where it is not known: of a raw key that was refused, of a policy that is gone."""
+    """`None` where it is not known: of an unknown raw key, of a policy that is gone."""
     who: str | None = None
     """Who asked for it, as far as `created_by` and `rotated_by` tell."""
     reason: str | None = None
@@ -92,11 +94,10 @@ class Event:
             name: entity.model_dump(mode="json", by_alias=True)
             for name, entity in entities.items()
             if entity is not None
-        } | {
-            name: value
-            for name in ("scopes", "masked_key", "policy_id", "tenant_id", "who", "reason", "code")
-            if (value := getattr(self, name)) is not None
-        }
+        } | {name: value for name in _PLAIN if (value := getattr(self, name)) is not None}
+
+
+_PLAIN = ("scopes", "masked_key", "key_id", "policy_id", "tenant_id", "who", "reason", "code")
 
 
 class EventPlugin(Plugin):
@@ -162,6 +163,8 @@ class EventPlugin(Plugin):
                 severity=Severity.WARNING,
                 refused=True,
                 masked_key=masked_key,
+                key_id=error.key_id or None,
+                tenant_id=error.tenant_id or None,
                 reason=_bounded(str(error)),
                 code=error.code,
             )

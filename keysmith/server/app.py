@@ -43,5 +43,9 @@ def from_environment() -> FastAPI:
     """The application that the environment describes: one a process."""
     settings = Settings()
     metrics = None if settings.metrics == "off" else Metrics()
-    plugins = [] if metrics is None else [metrics]
-    return create_app(Engine(open_store(settings.database_url), plugins=plugins), settings, metrics)
+    engine = Engine(
+        open_store(settings.database_url),
+        plugins=[] if metrics is None else [metrics],
+        rate_limiter=settings.rate_limiter_url,
+    )
+    return create_app(engine, settings, metrics)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from keysmith.engine.shared_limits import LimitsRateLimiter
+from keysmith.errors import StoreUnavailableError
 from keysmith.models.policies import Network
 from keysmith.stores import DEFAULT_DATABASE_URL
 
@@ -23,6 +25,8 @@ class Settings(BaseSettings):
 
     database_url: str = Field(default=DEFAULT_DATABASE_URL, repr=False)
     """Where the keys are: `sqlite:///relative.db` or `sqlite:////absolute.db`."""
+    rate_limiter_url: str | None = Field(default=None, repr=False)
+    """Where limits are counted with other machines: `redis://…`; else beside the database."""
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -47,6 +51,19 @@ class Settings(BaseSettings):
             raise ValueError("must name a file: a database in memory would be another each time")
         return url
 
+    @field_validator("rate_limiter_url")
+    @classmethod
+    def _counts_for_all(cls, url: str | None) -> str | None:
+        if not url:
+            return None
+        if url.partition(":")[0] == "memory":
+            raise ValueError("must be shared: in memory, each process would count by itself")
+        try:
+            LimitsRateLimiter(url)
+        except StoreUnavailableError as error:
+            raise ValueError(str(error)) from None
+        return url
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -57,6 +74,7 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The variables that give these settings to the processes that serve."""
         values = self.model_dump(mode="json")
+        values["rate_limiter_url"] = self.rate_limiter_url or ""
         values["trusted_proxies"] = ",".join(self.trusted_proxies)
         return {
             f"{PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)

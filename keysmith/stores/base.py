@@ -347,6 +347,8 @@ class Credential:
     """The scopes that the key holds, and all below them."""
     allowed: frozenset[str] | None
     """The policy's `allowed_scopes`, and all below them; `None` for all."""
+    grace_closed: bool = False
+    """Whether the end of the rotation's grace period has been noted."""
 
 
 class RecordedUsage(NamedTuple):

@@ -9,7 +9,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from time import monotonic
 from typing import Any
@@ -67,7 +67,7 @@ def _converter(type_: Any) -> Convert | None:
     if isinstance(type_, sa.JSON):
         return _from_json
     if isinstance(type_, sa.types.TypeDecorator) and isinstance(type_.impl_instance, sa.DateTime):
-        return lambda value: datetime.fromisoformat(value).replace(tzinfo=UTC)
+        return lambda value: datetime.fromisoformat(value + "+00:00")
     return None
 
 
@@ -84,45 +84,54 @@ _AFTER_KEY = len(_KEY.names)
 _AFTER_ROTATION = _AFTER_KEY + len(_ROTATION.names)
 
 
+# By name, everything from "a:" up to "a;", the character after the colon, lies below "a". There are
+# two index lookups, as one condition with OR would scan the tenant's scopes.
+_CHILDREN = """
+    SELECT child.id FROM keysmith_scopes child
+    WHERE child.tenant_id = k.tenant_id AND child.parent = above.name
+    UNION ALL
+    SELECT named.id FROM keysmith_scopes named
+    WHERE named.tenant_id = k.tenant_id
+    AND named.name > above.name || ':' AND named.name < above.name || ';'
+"""
+
+
 def _with_below(names: str) -> str:
     """SQL: those scopes and all below them, by name and by parent, as a JSON array."""
-    # By name, everything from "a:" up to "a;", the character after the colon, lies below "a".
-    # Two index lookups; one condition with OR would scan the tenant's scopes.
     return f"""(
-        WITH RECURSIVE granted(name) AS (
+        WITH RECURSIVE above(name) AS (
             {names}
             UNION
-            SELECT below.name FROM granted JOIN keysmith_scopes below ON below.id IN (
-                SELECT child.id FROM keysmith_scopes child
-                WHERE child.tenant_id = k.tenant_id AND child.parent = granted.name
-                UNION ALL
-                SELECT named.id FROM keysmith_scopes named
-                WHERE named.tenant_id = k.tenant_id
-                AND named.name > granted.name || ':' AND named.name < granted.name || ';'
-            )
+            SELECT below.name FROM above JOIN keysmith_scopes below ON below.id IN ({_CHILDREN})
         )
-        SELECT json_group_array(name) FROM granted
+        SELECT json_group_array(name) FROM above
     )"""  # noqa: S608  # nosec B608  nothing here comes from outside
 
 
-_HELD = _with_below("""
-    SELECT scope.name FROM keysmith_key_scopes held JOIN keysmith_scopes scope
-    ON scope.id = held.scope_id WHERE held.key_id = k.id
-""")
+_HELD = """
+    FROM keysmith_key_scopes held JOIN keysmith_scopes above ON above.id = held.scope_id
+    WHERE held.key_id = k.id
+"""
+# Most keys hold scopes that have none below them, and to walk down from there costs a quarter more.
+_GRANTED = f"""
+    CASE WHEN EXISTS (SELECT 1 {_HELD} AND EXISTS ({_CHILDREN}))
+    THEN {_with_below(f"SELECT above.name {_HELD}")}
+    ELSE (SELECT json_group_array(above.name) {_HELD}) END
+"""  # nosec B608  nothing here comes from outside
 _ALLOWED = _with_below("SELECT value FROM json_each(p.allowed_scopes)")
 
 FIND = f"""
     SELECT {", ".join(_KEY.columns + _ROTATION.columns + _POLICY.columns)},
-        {_HELD}, CASE WHEN p.allowed_scopes <> '[]' THEN {_ALLOWED} END
-    FROM (
-        SELECT id AS key_id, NULL AS rotation_id FROM keysmith_keys WHERE key_hash = :hash
-        UNION ALL
-        SELECT key_id, id FROM keysmith_rotations WHERE old_key_hash = :hash
-    ) found
-    JOIN keysmith_keys k ON k.id = found.key_id
-    LEFT JOIN keysmith_rotations r ON r.id = found.rotation_id
+        r.grace_closed, {_GRANTED}, CASE WHEN p.allowed_scopes <> '[]' THEN {_ALLOWED} END
+    FROM keysmith_keys k
+    LEFT JOIN keysmith_rotations r ON r.old_key_hash = :hash AND k.key_hash <> :hash
     LEFT JOIN keysmith_policies p ON p.id = k.policy_id
-    LIMIT 1
+    WHERE k.rowid = (
+        SELECT rowid FROM keysmith_keys WHERE key_hash = :hash
+        UNION ALL
+        SELECT rotated.rowid FROM keysmith_rotations old
+        JOIN keysmith_keys rotated ON rotated.id = old.key_id WHERE old.old_key_hash = :hash
+    )
 """  # noqa: S608  # nosec B608  nothing here comes from outside
 
 
@@ -233,7 +242,7 @@ class SqliteCredentials:
 
 
 def _credential(row: Sequence[Any]) -> Credential:
-    granted, allowed = row[-2], row[-1]
+    grace_closed, granted, allowed = row[-3:]
     rotated = row[_AFTER_KEY] is not None
     with_policy = row[_AFTER_ROTATION] is not None
     return Credential(
@@ -241,7 +250,8 @@ def _credential(row: Sequence[Any]) -> Credential:
         RotationPublic.from_row(_ROTATION.row(row[_AFTER_KEY:_AFTER_ROTATION]))
         if rotated
         else None,
-        PolicyPublic.from_row(_POLICY.row(row[_AFTER_ROTATION:-2])) if with_policy else None,
+        PolicyPublic.from_row(_POLICY.row(row[_AFTER_ROTATION:-3])) if with_policy else None,
         frozenset(json.loads(granted)),
         None if allowed is None else frozenset(json.loads(allowed)),
+        bool(grace_closed),
     )

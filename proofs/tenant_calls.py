@@ -1,0 +1,172 @@
+"""The public calls of an engine, each with how to make up arguments for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from keysmith import (
+    KeyCreate,
+    KeyUpdate,
+    PolicyCreate,
+    PolicyUpdate,
+    ScopeCreate,
+    ScopeUpdate,
+    UsageCreate,
+)
+from keysmith.ids import IdPrefix, new_id
+from keysmith.testing import TurnableClock
+
+NOW = TurnableClock().now + timedelta(days=60)
+NOBODYS = {prefix: new_id(prefix, NOW) for prefix in IdPrefix}
+
+OF_THE_PROCESS = {"store", "tenant_id", "dropped_usage", "cache_statistics"}
+"""About the engine as a whole, whosever it is: the store knows no tenants, and counts are sums."""
+
+
+@dataclass
+class Things:
+    """What a tenant has, of each kind one of each sort."""
+
+    keys: list[str]
+    raw_keys: list[str]
+    policies: list[str]
+    scopes: list[str]
+    hashes: list[str]
+
+
+class Pick:
+    """Draws the arguments of a call."""
+
+    def __init__(self, data: st.DataObject, mine: Things, theirs: Things) -> None:
+        self._data = data
+        self._mine = mine
+        self._theirs = theirs
+
+    def one(self, *choices: Any) -> Any:
+        return self._data.draw(st.sampled_from(choices))
+
+    def _of(self, kind: str, missing: str) -> str:
+        whose = self.one("mine", "theirs", "nobody's")
+        if whose == "nobody's":
+            return missing
+        return str(self.one(*getattr(self._mine if whose == "mine" else self._theirs, kind)))
+
+    @property
+    def key(self) -> str:
+        return self._of("keys", NOBODYS[IdPrefix.KEY])
+
+    @property
+    def policy(self) -> str:
+        return self._of("policies", NOBODYS[IdPrefix.POLICY])
+
+    @property
+    def scope(self) -> str:
+        return self._of("scopes", NOBODYS[IdPrefix.SCOPE])
+
+    @property
+    def raw_key(self) -> str:
+        return self._of("raw_keys", "nobody's")
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._data.draw(st.sets(st.sampled_from(["read", "read:users", "x"]))))
+
+    @property
+    def tenant(self) -> dict[str, Any]:
+        """A filter, or none."""
+        return dict(self.one({}, {"tenant_id": "a"}, {"tenant_id": "b"}))
+
+    @property
+    def whose(self) -> dict[str, Any]:
+        """Filters of what belongs to keys."""
+        return {**self.tenant, **self.one({}, {"key_id": self.key})}
+
+
+def _create_key(pick: Pick) -> tuple[Any, ...]:
+    policy = pick.one(None, pick.policy)
+    return (KeyCreate(name="n", scopes=pick.names, policy_id=policy, **pick.tenant),)
+
+
+Arguments = Callable[[Pick], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def _only(*draws: Callable[[Pick], Any]) -> Arguments:
+    return lambda pick: (tuple(draw(pick) for draw in draws), {})
+
+
+def _filters(draw: Callable[[Pick], dict[str, Any]]) -> Arguments:
+    return lambda pick: ((), draw(pick))
+
+
+_key, _policy = (lambda pick: pick.key), (lambda pick: pick.policy)
+_tomorrow = timedelta(days=1)
+
+CALLS: dict[str, Arguments] = {
+    "aggregate_usage": _filters(
+        lambda pick: {"period": pick.one("daily", "monthly"), **pick.whose}
+    ),
+    "assign_scopes": _only(_key, lambda pick: pick.names),
+    "cleanup_expired_keys": _only(),
+    "cleanup_grace_expired": _only(),
+    "close": _only(),
+    "count_keys": _filters(lambda pick: pick.tenant),
+    "create_key": lambda pick: (_create_key(pick), pick.one({}, {"idempotency_key": "again"})),
+    "create_policy": _only(lambda pick: PolicyCreate(name=pick.one("p", "q"), **pick.tenant)),
+    "create_scope": _only(
+        lambda pick: ScopeCreate(
+            name=pick.one("x", "y"), parent=pick.one(None, "read"), **pick.tenant
+        )
+    ),
+    "delete_key": _only(_key),
+    "delete_policy": _only(_policy),
+    "delete_scope": _only(lambda pick: pick.scope),
+    "ensure_scopes": lambda pick: ((pick.names,), pick.tenant),
+    "flush": _only(),
+    "for_tenant": _only(lambda pick: pick.one("a", "b")),
+    "get_key": _only(_key),
+    "get_policy": _only(_policy),
+    "get_scope": _only(lambda pick: pick.scope),
+    "health": _only(),
+    "import_key": lambda pick: (
+        _create_key(pick),
+        {"key_hash": pick.one("ab" * 32, *pick._theirs.hashes), "hint": "abcd"},  # noqa: SLF001
+    ),
+    "list_key_scopes": _only(_key),
+    "list_keys": _filters(lambda pick: {**pick.tenant, "after": pick.one(None, pick.key)}),
+    "list_keys_due_for_rotation": _only(),
+    "list_keys_unused_since": _only(lambda _: NOW - _tomorrow),
+    "list_policies": _filters(lambda pick: pick.tenant),
+    "list_rotations": _filters(lambda pick: pick.whose),
+    "list_scopes": _filters(lambda pick: pick.tenant),
+    "maintain": _filters(
+        lambda pick: {"usage_retention": pick.one(None, _tomorrow), "unused_for": _tomorrow}
+    ),
+    "now": _only(),
+    "purge_usage": _only(lambda _: NOW),
+    "query_usage": _filters(lambda pick: pick.whose),
+    "reactivate_key": _only(_key),
+    "record_usage": _only(
+        lambda pick: UsageCreate(key_id=pick.key, endpoint="/", method="GET", status_code=200)
+    ),
+    "remove_scopes": _only(_key, lambda pick: pick.names),
+    "revoke_key": _only(_key),
+    "rotate_key": lambda pick: (
+        (pick.key,),
+        {"reason": pick.one("manual", "compromise"), **pick.one({}, {"idempotency_key": "again"})},
+    ),
+    "summarize_usage": _filters(lambda pick: pick.whose),
+    "suspend_key": _only(_key),
+    "update_key": _only(
+        _key, lambda pick: KeyUpdate(description="d", policy_id=pick.one(None, pick.policy))
+    ),
+    "update_policy": _only(_policy, lambda _: PolicyUpdate(description="d", daily_quota=1)),
+    "update_scope": _only(
+        lambda pick: pick.scope, lambda pick: ScopeUpdate(parent=pick.one(None, "read"))
+    ),
+    "validate_key": lambda pick: ((pick.raw_key,), {"scopes": pick.names}),
+}
