@@ -27,7 +27,7 @@ PROMISE = (
 )
 BROKEN = "a key was committed before its scopes; `flush()` returned before it had written"
 
-TIMES, QUICK = 1_000, 20
+TIMES, QUICK = 1_000, 15
 WORKERS = 3
 KILLS_PER_DATABASE = 50
 FIRST, MORE = frozenset({"a", "b"}), frozenset({"c", "d"})
@@ -246,7 +246,9 @@ def trial(quick: bool = False) -> str:
     chance, amid = random.Random(seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            amid["migrate"] = kill_while_migrating(Path(folder), times // 5, chance)
+            amid["migrate"] = kill_while_migrating(
+                Path(folder), times // 5, chance, filled=not quick
+            )
             while amid.total() < times:
                 path = Path(folder) / f"{amid.total()}.db"
                 left = min(KILLS_PER_DATABASE, times - amid.total())

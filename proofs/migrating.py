@@ -34,17 +34,21 @@ def migrate(path: Path, tell: Connection) -> None:
     tell.send("done")
 
 
-def kill_while_migrating(folder: Path, times: int, chance: random.Random) -> int:
-    """Kills so many that were at it, on databases with rows and without; tells how many."""
+def kill_while_migrating(
+    folder: Path, times: int, chance: random.Random, *, filled: bool = True
+) -> int:
+    """Kills so many that were at it, on databases without rows and with; tells how many."""
     full, empty = folder / "full.db", folder / "empty.db"
-    _fill(full)
-    _go_back(full)
-    whole = {like: _whole(like) for like in (full, empty)}
+    whole = {empty: _whole(empty)}
+    if filled:
+        _fill(full)
+        _go_back(full)
+        whole[full] = _whole(full)
     killed = 0
     for number in range(10 * times):
         if killed >= times:
             break
-        path, like = folder / f"migrated-{number}.db", full if chance.random() < 0.7 else empty
+        path, like = folder / f"migrated-{number}.db", chance.choice(list(whole))
         _copy(like, path)
         killed += _kill(path, _picture(path), whole[like], chance)
         _migrate(path)

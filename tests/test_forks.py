@@ -104,37 +104,6 @@ engine.close()
     assert counts(path) == {"parent": 901, "child": 30, "second": 5}
 
 
-def test_a_child_of_a_parent_whose_threads_are_busy(path: Path) -> None:
-    run(
-        path,
-        """
-stop = threading.Event()
-def busy():
-    while not stop.is_set():
-        engine.validate_key(created.raw_key)
-        record(1, "parent")
-        engine.query_usage(limit=1)
-threads = [threading.Thread(target=busy) for _ in range(3)]
-for thread in threads:
-    thread.start()
-for number in range(20):
-    def work():
-        engine.validate_key(created.raw_key)
-        record(3, "child")
-        engine.flush()
-        assert engine.count_keys() == 1
-    in_child(work)
-stop.set()
-for thread in threads:
-    thread.join()
-engine.close()
-""",
-    )
-    found = counts(path)
-    assert found["child"] == 60
-    assert found["parent"] > 0
-
-
 def test_a_transaction_that_a_child_is_forked_in_stays_the_parents(path: Path) -> None:
     shown = run(
         path,

@@ -212,6 +212,23 @@ def test_permissions(
 
 
 @as_root
+def test_what_was_opened_while_the_file_was_read_only_is_opened_anew(
+    open_folder: Path, serve: Callable[[Path], Service]
+) -> None:
+    service = serve(open_folder / "keys.db")
+    service.close()
+    service.open()
+    for file in files(service.path):
+        file.chmod(0o444)
+    with as_nobody():
+        service.read()
+    for file in files(service.path):
+        file.chmod(0o666)
+    with as_nobody():
+        service.write()
+
+
+@as_root
 def test_no_permission_to_create(open_folder: Path) -> None:
     with SqliteStore(":memory:") as warm_up:  # what is imported late may be out of reach later
         warm_up.migrate()

@@ -255,7 +255,7 @@ class SqliteStore:
         )
         logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(_without_rows)
         sa.event.listen(engine, "begin", self._begin)
-        sa.event.listen(engine, "checkout", self._refuse_moved)
+        sa.event.listen(engine, "checkout", self._refuse_outdated)
         sa.event.listen(engine, "handle_error", let_go_of_broken)
         return engine
 
@@ -302,10 +302,12 @@ class SqliteStore:
             raise
         return connection
 
-    def _refuse_moved(self, connection: FileConnection, _record: Any, _proxy: Any) -> None:
-        """Lets the pool open another connection in place of one to what is no longer there."""
+    def _refuse_outdated(self, connection: FileConnection, _record: Any, _proxy: Any) -> None:
+        """Lets the pool open another connection in place of one to what is no longer so."""
         if connection.moved:
             self._database.schema_changed()
+            raise sa.exc.DisconnectionError
+        if connection.may_write_by_now:
             raise sa.exc.DisconnectionError
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:

@@ -25,17 +25,24 @@ class FileConnection(sqlite3.Connection):
 
     path: Path | None = None
     _opened: tuple[int, int] | None = None
+    _read_only = False
 
     @property
     def moved(self) -> bool:
         """Whether there is another file by now, or none, where this one was opened."""
         return self.path is not None and _identity(self.path) != self._opened
 
+    @property
+    def may_write_by_now(self) -> bool:
+        """Whether it was opened while the file could only be read, and that is over."""
+        return self._read_only and self.path is not None and os.access(self.path, os.W_OK)
+
 
 def connect(uri: str, path: Path | None, *, timeout: float) -> FileConnection:
     """Opens a connection that begins no transaction by itself. Raises `sqlite3.Error`."""
     # Looked at first: what is replaced meanwhile is then noticed, and not missed.
     opened = None if path is None else _identity(path)
+    read_only = path is not None and not os.access(path, os.W_OK)
     connection = sqlite3.connect(
         uri,
         uri=True,
@@ -45,6 +52,7 @@ def connect(uri: str, path: Path | None, *, timeout: float) -> FileConnection:
         factory=FileConnection,
     )
     connection.path, connection._opened = path, opened  # noqa: SLF001
+    connection._read_only = read_only  # noqa: SLF001
     return connection
 
 
