@@ -22,6 +22,9 @@ KNOWLEDGE = Path("build/mutants")
 ELSEWHERE = ("cli_process", "examples", "package", "readme")
 """Tests that look at processes of their own, where no mutant is."""
 
+HASTE, HOME = 25, 75
+"""Tests that come first, and of the module's own after them."""
+
 STATEMENT = 12
 """Lines of a statement, of which not each is noted as one that a test comes by."""
 
@@ -36,7 +39,10 @@ class Knowledge:
     """Numbers of tests, by path and line."""
 
     def tests(self, mutant: Mutant) -> list[int]:
-        """The tests for a mutant: one of each function first, and of those the fastest."""
+        """The tests for a mutant: one of each function first, and of those the fastest.
+
+        Those in a file of the module's name come after the first few: they know it best.
+        """
         found = self._at(mutant)
         if not found:
             lines = self.by_line.get(mutant.path, {})
@@ -47,7 +53,10 @@ class Knowledge:
             function = self.names[test].partition("[")[0]
             ranked.append((seen[function], self.seconds[test], test))
             seen[function] += 1
-        return [test for _, _, test in sorted(ranked)]
+        fast = [test for _, _, test in sorted(ranked)]
+        noun = f"tests/test_{Path(mutant.path).stem.rpartition('_')[2]}"
+        home = [test for test in fast if self.names[test].startswith(noun)]
+        return list(dict.fromkeys([*fast[:HASTE], *home[:HOME], *fast]))
 
     def imported(self, mutant: Mutant) -> bool:
         """Whether only an import comes by its line."""
