@@ -37,7 +37,7 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
 def client(url: str, raw_key: str | None = None, **options: Any) -> httpx.Client:
     """A client that sends this key with every request."""
     headers = {} if raw_key is None else {"Authorization": f"Bearer {raw_key}"}
-    return httpx.Client(base_url=url, headers=headers, trust_env=False, **options)
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60, **options)
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
