@@ -43,14 +43,15 @@ def shown_by_the_command(folder: Path, raw_keys: list[str]) -> str:
 
 
 def shown_by_the_server(folder: Path, raw_keys: list[str]) -> str:
-    """All that it logged and answered, but for the answers that issue a key."""
+    """All that it logged and answered, but for the answers that issue keys: those are added."""
     answers = []
     with keysmith_serve(folder, "--log-level", "debug") as served:
         url, root_key = served.url(), served.root_key()
         with httpx.Client(base_url=f"{url}/v1", trust_env=False) as client:
             root = {"Authorization": f"Bearer {root_key}"}
             issued = client.post("/keys", json={"name": "n"}, headers=root).json()["raw_key"]
-            for raw_key in (issued, root_key, *raw_keys):
+            raw_keys += [issued, root_key]
+            for raw_key in raw_keys:
                 for sent in (raw_key, raw_key[:-1]):
                     mine = {"X-API-Key": sent}
                     answers += [

@@ -44,8 +44,8 @@ class Pick:
 
     def __init__(self, data: st.DataObject, mine: Things, theirs: Things) -> None:
         self._data = data
-        self._mine = mine
-        self._theirs = theirs
+        self.mine = mine
+        self.theirs = theirs
 
     def one(self, *choices: Any) -> Any:
         return self._data.draw(st.sampled_from(choices))
@@ -54,7 +54,7 @@ class Pick:
         whose = self.one("mine", "theirs", "nobody's")
         if whose == "nobody's":
             return missing
-        return str(self.one(*getattr(self._mine if whose == "mine" else self._theirs, kind)))
+        return str(self.one(*getattr(self.mine if whose == "mine" else self.theirs, kind)))
 
     @property
     def key(self) -> str:
@@ -134,7 +134,7 @@ CALLS: dict[str, Arguments] = {
     "health": _only(),
     "import_key": lambda pick: (
         _create_key(pick),
-        {"key_hash": pick.one("ab" * 32, *pick._theirs.hashes), "hint": "abcd"},  # noqa: SLF001
+        {"key_hash": pick.one("ab" * 32, *pick.theirs.hashes), "hint": "abcd"},
     ),
     "list_key_scopes": _only(_key),
     "list_keys": _filters(lambda pick: {**pick.tenant, "after": pick.one(None, pick.key)}),

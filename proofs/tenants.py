@@ -43,7 +43,7 @@ BROKEN = (
     "keys were shared"
 )
 
-EXAMPLES, QUICK, STEPS = 400, 8, 25
+EXAMPLES, QUICK, STEPS = 250, 8, 25
 MARK = "marked-as-the-other-tenants"
 """Is in all texts of `b`, and in no answer to `a`."""
 

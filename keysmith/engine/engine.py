@@ -271,7 +271,10 @@ class Engine:
         return self._lifecycle.expire_all()
 
     def cleanup_grace_expired(self) -> int:
-        """Reports each grace period that has ended to `on_grace_ended`, once; tells how many."""
+        """Reports each grace period that has ended to `on_grace_ended`, once; tells how many.
+
+        Those whose secret was used after that have been reported then, and are not counted.
+        """
         return self._rotations.close_ended()
 
     def maintain(

@@ -70,7 +70,7 @@ class Plugin:
         """A secret was used after its grace period: a forgotten client, or a thief."""
 
     def on_grace_ended(self, key: Key, rotation: Rotation) -> None:
-        """A grace period has ended, as the clean-up noticed."""
+        """A grace period has ended, as the clean-up noticed, or the first use after it."""
 
     def on_key_revoked(self, key: Key, reason: str) -> None:
         """A key was revoked."""

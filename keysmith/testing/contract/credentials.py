@@ -48,6 +48,10 @@ class TestCredentials:
         found = store.credentials.find(rotation.old_key_hash)
         assert found.key.id == key.id
         assert found.rotation == RotationPublic.model_validate(store.rotations.get(rotation.id))
+        assert not found.grace_closed
+        rotation.grace_closed = True
+        store.rotations.update(rotation)
+        assert store.credentials.find(rotation.old_key_hash).grace_closed
 
     def test_the_version_moves_with_every_commit(self, store: Store) -> None:
         seen = {store.credentials.version()}
