@@ -631,6 +631,25 @@ def test_no_use_is_lost_between_the_writer_and_those_who_use(memory: SqliteStore
 # ---------------------------------------------------------------------------- a store in trouble
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_last_use_that_cannot_be_written_is_written_later(
+    store: SqliteStore, clock: TurnableClock
+) -> None:
+    engine = Engine(store, clock=clock)
+    created = engine.create_key(KeyCreate(name="production"))
+    engine.validate_key(created.raw_key)
+    with store.db.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER bad BEFORE UPDATE ON keysmith_keys BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    with pytest.raises(StoreError):
+        engine.flush()
+    with store.db.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER bad")
+    engine.flush()
+    assert last_used(store, created.key.id) == START
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
