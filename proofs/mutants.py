@@ -50,7 +50,7 @@ HEAVY = (
 """What tests import: imported once, before the first child."""
 
 QUIET = (
-    *("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "--tb=no"),
+    *("-q", "-x", "-m", "", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "--tb=no"),
     *("--hypothesis-seed=0", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
 
@@ -60,8 +60,8 @@ FEW, MANY = 50, 200
 UNREACHED = 77
 """The exit code of a child that found no function to change."""
 
-STILL, LONG = 30.0, 300.0
-"""Seconds that a mutant hangs if it does nothing for so long, or takes so long in all."""
+STILL, BUSY, LONG = 30.0, 45.0, 300.0
+"""A mutant hangs if it does nothing for so many seconds, works for so many, or takes so many."""
 
 
 # ---------------------------------------------------------------------------- one mutant
@@ -186,7 +186,8 @@ class Child:
         worked = sum(map(int, fields[11:15]))
         if worked != self._worked:
             self._worked, self._moved = worked, now
-        return now > min(self._moved + STILL, self._began + LONG)
+        busy = worked > BUSY * os.sysconf("SC_CLK_TCK")
+        return busy or now > min(self._moved + STILL, self._began + LONG)
 
 
 # ---------------------------------------------------------------------------- all of them
