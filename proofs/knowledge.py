@@ -19,7 +19,7 @@ from proofs.mutations import Mutant
 PACKAGES = (Path("keysmith/engine"), Path("keysmith/stores"))
 KNOWLEDGE = Path("build/mutants")
 
-ELSEWHERE = ("cli_process", "examples", "package", "readme")
+ELSEWHERE = ("benchmarks", "cli_process", "examples", "package", "readme", "torture")
 """Tests that look at processes of their own, where no mutant is."""
 
 HASTE, HOME = 25, 75
@@ -96,7 +96,18 @@ def _learn(kept: Path) -> None:
     os.environ["COVERAGE_FILE"] = str(data)
     durations = _Durations()
     code = pytest.main(
-        ["-q", "-n", "2", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--cov", "--cov-report="]
+        [
+            "-q",
+            "-n",
+            "2",
+            "-m",
+            "",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-seed=0",
+            "--cov",
+            "--cov-report=",
+        ]
         + ["--cov-context=test", "--cov-fail-under=0"]
         + [f"--ignore=tests/test_{name}.py" for name in ELSEWHERE],
         plugins=[durations],

@@ -40,7 +40,6 @@ TRIALS = {
     "secrets": 240,
     "tenants": 240,
     "fuzz": 600,
-    "mutants": 1800,
     "supply": 300,
 }
 """In the order in which they run, and the seconds after which one hangs, on a busy machine, too."""
