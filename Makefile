@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := build/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow lint types format contract browser limits check torture bench profile purge loop workers scale wheel constraints clean
+.PHONY: help serve test slow lint types format contract browser limits check torture mutants bench profile purge loop workers scale wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ check: lint types test ## Style, types and tests: what every change must pass
 
 torture: $(READY) ## Hold Keysmith to its promises by force, and print a figure for each (ARGS="--only crash")
 	$(BIN)/python -m proofs.torture $(ARGS)
+
+mutants: $(READY) ## Try every small mistake in the engine and the stores: hours (ARGS="--sample 200")
+	$(BIN)/python -m proofs.mutants $(ARGS)
 
 bench: $(READY) $(PEERS)/.ready ## Measure, beside bare SQLite and FastAPI and beside peers (ARGS="--quick --only NAME")
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -31,12 +31,14 @@ CASES: dict[str, Callable[[Workshop], Pair]] = {
     "wrong_checksum": cases.wrong_checksum,
     "create_key": cases.create_key,
     "usage": cases.record_usage,
+    "usage_floor": cases.usage_floor,
     "async_warm": cases.async_warm,
     "fastapi": routes.in_process,
     "fastapi_wrk": routes.behind_uvicorn,
     "fastapi_floor": routes.floor,
     "scale_warm": cases.scale_warm,
     "scale_cold": cases.scale_cold,
+    "scale_floor": cases.scale_floor,
 }
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -6,6 +6,7 @@ do, and to the `synchronous` that the row of the table names.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import sqlite3
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from benchmarks.harness import Timed, drawn, each
 
 USAGE_BATCH = 1_000
 """Rows in one transaction, as many as Keysmith's writer takes."""
+
+_SKETCH_BYTES = 500
+"""What the latencies of a service that answers within 1 to 10 ms take up."""
 
 _FIRST_NEW = 10**12
 """Numbers below are those of the keys that are there."""
@@ -58,16 +62,37 @@ def insert_key(database: Path) -> Timed:
 
     def fresh(count: int) -> list[tuple[Any, ...]]:
         return [
-            tuple({**template, "id": new_id("akey", number), "key_hash": f"{number:064x}"}.values())
+            tuple({**template, "id": new_id("akey", number), **_secret(number)}.values())
             for number in itertools.islice(numbers, count)
         ]
 
     return Timed(fresh, each(lambda row: connection.execute(statement, row)))
 
 
-def insert_usage(database: Path, key_ids: Sequence[str]) -> Timed:
-    """Usage, in transactions of `USAGE_BATCH` rows, `synchronous` NORMAL. No aggregates."""
+def _secret(number: int) -> dict[str, str]:
+    """What is stored of a secret: as random as it is, and so all over the indexes."""
+    digest = hashlib.sha256(b"%d" % number).hexdigest()
+    return {"key_hash": digest, "hint": digest[:4]}
+
+
+def insert_usage(database: Path, key_ids: Sequence[str], *, aggregates: bool = False) -> Timed:
+    """Usage, in transactions of `USAGE_BATCH` rows, `synchronous` NORMAL.
+
+    With `aggregates`, a day and a month of each key are written with each transaction, too. What is
+    in them has not to be worked out.
+    """
     connection = _writer(database, "NORMAL")
+    added = row_of(connection, "keysmith_usage_agg") | {"latency_sketch": bytes(_SKETCH_BYTES)}
+    sums = [
+        tuple({**added, "key_id": key_id, "period": period}.values())
+        for key_id in (key_ids if aggregates else ())
+        for period in ("daily", "monthly")
+    ]
+    add_up = f"""
+        {insertion("keysmith_usage_agg", added)} ON CONFLICT (key_id, period, period_start)
+        DO UPDATE SET request_count = request_count + excluded.request_count,
+            latency_sketch = excluded.latency_sketch
+    """
     template = row_of(connection, "keysmith_usage")
     statement = insertion("keysmith_usage", template)
     numbers, keys = itertools.count(_FIRST_NEW), itertools.cycle(key_ids)
@@ -82,6 +107,7 @@ def insert_usage(database: Path, key_ids: Sequence[str]) -> Timed:
         for start in range(0, len(rows), USAGE_BATCH):
             connection.execute("BEGIN")
             connection.executemany(statement, rows[start : start + USAGE_BATCH])
+            connection.executemany(add_up, sums)
             connection.execute("COMMIT")
 
     return Timed(fresh, insert)

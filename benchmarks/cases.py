@@ -129,6 +129,13 @@ def record_usage(shop: Workshop) -> Pair:
     return Pair(subject, bare.insert_usage(shop.copy(), key_ids), batch=0.2)
 
 
+def usage_floor(shop: Workshop) -> Pair:
+    """What SQLite itself takes for days and months beside the rows."""
+    key_ids = [key_id(number) for number in plain(shop.keys)[:USED]]
+    whole = bare.insert_usage(shop.copy(), key_ids, aggregates=True)
+    return Pair(whole, bare.insert_usage(shop.copy(), key_ids), batch=0.2)
+
+
 def async_warm(shop: Workshop) -> Pair:
     """The awaitable call and the plain one, on the same engine."""
     database, keys = shop.copy(), scattered(plain(shop.keys), WARM)
@@ -153,6 +160,15 @@ def scale_cold(shop: Workshop) -> Pair:
     """First sight, in the largest database and in a small one."""
     # Where there are fewer keys than an engine remembers, it must be told to remember none.
     many, few = (_cold(*_among(shop, count, cache_size=0)) for count in (MANY, FEW))
+    return Pair(many, few, batch=COLD)
+
+
+def scale_floor(shop: Workshop) -> Pair:
+    """What SQLite itself takes longer in the largest database."""
+    many, few = (
+        bare.lookup_with_scopes(shop.original(count), hashes(scattered(plain(count), shop.keys)))
+        for count in (MANY, FEW)
+    )
     return Pair(many, few, batch=COLD)
 
 

@@ -53,6 +53,12 @@ ROWS = (
         Target(0.6, from_below=True),
         rates=True,
     ),
+    Row(
+        "usage_floor",
+        "… sqlite3: executemany of rows, and of days and months without percentiles",
+        "sqlite3: executemany of the rows",
+        rates=True,
+    ),
     Row("async_warm", "AsyncEngine.validate_key, warm", "Engine.validate_key, warm", Target(1.3)),
     Row(
         "fastapi",
@@ -76,6 +82,7 @@ ROWS = (
     ),
     Row("scale_warm", "validate_key, warm, among 1,000,000 keys", "… among 1,000", Target(1.2)),
     Row("scale_cold", "… first sight of a key", "… among 1,000", Target(1.2)),
+    Row("scale_floor", "… sqlite3: one key with its scopes, among 1,000,000", "… among 1,000"),
     Row("keyshield_cached", "keyshield 2.0.1: verify_key, cached, no delays", LOOKUP),
     Row("keyshield_uncached", "… not cached", LOOKUP),
     Row("drf_api_key", "djangorestframework-api-key 3.1: is_valid", LOOKUP),

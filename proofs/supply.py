@@ -26,7 +26,8 @@ from proofs.environments import environment
 
 PROMISE = (
     "Every package that is tested with is pinned and listed in a bill of materials, none has a "
-    "known vulnerability, bandit finds nothing, and whoever builds the wheel gets the same bytes."
+    "known vulnerability where those can be asked for, bandit finds nothing, and whoever builds "
+    "the wheel gets the same bytes."
 )
 BROKEN = "a pin was left out; `eval` was called; `reproducible = false` was set for the wheel"
 
@@ -109,7 +110,7 @@ def audit(tools: Path, pins: dict[str, str]) -> str:
     assert not known, f"vulnerable: {', '.join(known)}"
     asked = sum("skip_reason" not in each for each in packages)
     if asked < len(pins):
-        return f"NOT AUDITED: nothing could be learnt of {len(pins) - asked} of them here"
+        return f"NOT AUDITED: of {len(pins) - asked} no known vulnerabilities could be asked for"
     return "no known vulnerability in any of them"
 
 

@@ -39,6 +39,7 @@ TRIALS = {
     "forks": 240,
     "secrets": 240,
     "tenants": 240,
+    "fuzz": 600,
     "supply": 300,
 }
 """In the order in which they run, and the seconds after which one hangs, on a busy machine, too."""

@@ -373,6 +373,7 @@ class TestHarm:
         for number in range(25):
             hooks.fire("on_key_created", KeyCreate(name=str(number)))
             wait_until(lambda expected=number + 2: len(other.notes) == expected)
+            assert len(caplog.records) == (number >= 10), "told at the first that is dropped"
         [full] = [record.getMessage() for record in caplog.records]
         assert "Hanging does not keep up: 10 events wait" in full
         hanging.let_go.set()

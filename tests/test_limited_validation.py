@@ -95,6 +95,8 @@ class TestResults:
         assert 60 < error.retry_after < 62, "the longer of both waits"
         too_much = refused(engine, raw_key, cost=2)
         assert "never succeeds: the limit is 1" in str(too_much)
+        assert isinstance(too_much, RateLimitedError)
+        assert 60 < too_much.retry_after < 62, "when all is free again"
 
     def test_rate_limits_come_before_quotas_and_both_after_the_rules(
         self, engine: Engine, limited: Limited

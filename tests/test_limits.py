@@ -244,7 +244,14 @@ def test_a_clock_that_steps_back_gives_nothing_back_and_blocks_nobody_for_long(
 @pytest.mark.parametrize("length", [1, 2, 7, 32, 1000, 86_400_000])
 def test_windows_are_neither_shorter_nor_longer_than_promised(length: int) -> None:
     window = timedelta(milliseconds=length)
-    limits = Limits(1, window, 0, 0, 0)
+    refuses_for(window, Limits(1, window, 0, 0, 0))
+
+
+def test_a_burst_counts_for_a_second() -> None:
+    refuses_for(SECOND, Limits(0, timedelta(minutes=1), 1, 0, 0))
+
+
+def refuses_for(window: timedelta, limits: Limits) -> None:
     width = window / 32
     for share in range(66):
         limiter = Limiter(START + share * width / 33)

@@ -18,13 +18,16 @@ import sqlalchemy as sa
 from sqlmodel import Session, select
 
 from keysmith import (
+    Engine,
     Key,
+    KeyCreate,
     SchemaOutdatedError,
     SqliteStore,
     StoreCorruptError,
     StoreError,
     StoreFullError,
     StoreUnavailableError,
+    UsageCreate,
     open_store,
 )
 from keysmith.testing.contract.samples import a_key
@@ -53,6 +56,33 @@ def test_pragmas(path: Path) -> None:
         "synchronous": 2,
         "trusted_schema": 0,
     }
+
+
+def test_all_but_usage_is_on_the_disk_when_a_call_returns(path: Path) -> None:
+    """A commit that waits for the disk runs with `synchronous=FULL`, which is 2."""
+    with Engine(SqliteStore(path)) as engine:
+        found: list[int] = []
+
+        def look(connection: sa.Connection) -> None:
+            found.append(connection.connection.execute("PRAGMA synchronous").fetchone()[0])
+
+        sa.event.listen(engine.store.db, "commit", look)
+        key = engine.create_key(KeyCreate(name="n")).key
+        engine.ensure_scopes(["read"])
+        engine.assign_scopes(key.id, ["read"])
+        engine.rotate_key(key.id)
+        engine.revoke_key(key.id)
+        with engine.store.transaction():
+            engine.create_key(KeyCreate(name="m"))
+        engine.store.keys.update_last_used(key.id, engine.now())
+        engine.purge_usage(engine.now())
+        assert len(found) >= 7
+        assert found[:7] == [2] * 7
+        found.clear()
+        usage = UsageCreate(key_id=key.id, endpoint="/", method="GET", status_code=200)
+        engine.record_usage(usage)
+        engine.flush()
+        assert 1 in found
 
 
 def test_paths_may_hold_anything(tmp_path: Path) -> None:

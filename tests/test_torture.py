@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from proofs import torture
+from proofs import mutants, torture
 
 KEPT = "print('on the way'); print('1 of 1')"
 BROKEN = "raise AssertionError('a key came back to life')"
@@ -23,6 +23,11 @@ def test_in_brief(name: str) -> None:
     assert module.PROMISE.endswith(".")
     assert "|" not in module.PROMISE + module.BROKEN
     assert module.trial(quick=True)
+
+
+def test_mutants_can_be_tried() -> None:
+    """To try them takes too long for a trial among others: `make mutants`."""
+    assert mutants.trial(quick=True)
 
 
 def test_the_last_line_of_a_trial_is_its_figure() -> None:

@@ -628,7 +628,50 @@ def test_no_use_is_lost_between_the_writer_and_those_who_use(memory: SqliteStore
     assert len(taken) == 20_000
 
 
+def test_a_summary_is_of_all_keys_together(store: SqliteStore, clock: TurnableClock) -> None:
+    with Engine(store, clock=clock) as engine:
+        keys = [engine.create_key(KeyCreate(name=name)).key.id for name in "ab"]
+        for number in range(200):
+            engine.record_usage(
+                UsageCreate(
+                    key_id=keys[number % 2],
+                    endpoint="/",
+                    method="GET",
+                    status_code=500 if number % 4 == 0 else 200,
+                    latency_ms=number + 1,
+                )
+            )
+        [day] = engine.summarize_usage()
+        assert (day.request_count, day.error_count) == (200, 50)
+        assert day.total_latency == sum(range(1, 201))
+        assert day.p50_latency == pytest.approx(100, rel=0.03)
+        assert day.p99_latency == pytest.approx(198, rel=0.03)
+        [month] = engine.summarize_usage(period="monthly", key_id=keys[0])
+        assert (month.request_count, month.error_count) == (100, 50)
+        assert month.total_latency == sum(range(1, 200, 2))
+        assert month.period_start.day == 1
+
+
 # ---------------------------------------------------------------------------- a store in trouble
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_last_use_that_cannot_be_written_is_written_later(
+    store: SqliteStore, clock: TurnableClock
+) -> None:
+    engine = Engine(store, clock=clock)
+    created = engine.create_key(KeyCreate(name="production"))
+    engine.validate_key(created.raw_key)
+    with store.db.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER bad BEFORE UPDATE ON keysmith_keys BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    with pytest.raises(StoreError):
+        engine.flush()
+    with store.db.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER bad")
+    engine.flush()
+    assert last_used(store, created.key.id) == START
 
 
 @contextmanager

@@ -191,7 +191,7 @@ class Engine:
             del raw_key
             forget_values(error)
             raise
-        assert result is not None  # noqa: S101  # nosec B101  only one at once can give none
+        assert result is not None  # noqa: S101  only one at once can give none  # nosec B101
         return result
 
     def get_key(self, key_id: str) -> Key:

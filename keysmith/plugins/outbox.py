@@ -128,4 +128,4 @@ class Outbox:
     def _pause(self, attempts: int) -> timedelta:
         """Doubling, with a jitter that keeps senders from coming back all at once."""
         longest = min(self._first_retry * float(1 << min(attempts - 1, 30)), self._longest_retry)
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311  nobody gains by guessing it
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311  nobody gains by guessing it  # nosec B311

@@ -105,7 +105,7 @@ def _with_below(names: str) -> str:
             SELECT below.name FROM above JOIN keysmith_scopes below ON below.id IN ({_CHILDREN})
         )
         SELECT json_group_array(name) FROM above
-    )"""  # noqa: S608  # nosec B608  nothing here comes from outside
+    )"""  # noqa: S608  nothing here comes from outside  # nosec B608
 
 
 _HELD = """
@@ -117,7 +117,7 @@ _GRANTED = f"""
     CASE WHEN EXISTS (SELECT 1 {_HELD} AND EXISTS ({_CHILDREN}))
     THEN {_with_below(f"SELECT above.name {_HELD}")}
     ELSE (SELECT json_group_array(above.name) {_HELD}) END
-"""  # nosec B608  nothing here comes from outside
+"""  # nothing here comes from outside  # nosec B608
 _ALLOWED = _with_below("SELECT value FROM json_each(p.allowed_scopes)")
 
 FIND = f"""
@@ -132,7 +132,7 @@ FIND = f"""
         SELECT rotated.rowid FROM keysmith_rotations old
         JOIN keysmith_keys rotated ON rotated.id = old.key_id WHERE old.old_key_hash = :hash
     )
-"""  # noqa: S608  # nosec B608  nothing here comes from outside
+"""  # noqa: S608  nothing here comes from outside  # nosec B608
 
 
 class SqliteCredentials:

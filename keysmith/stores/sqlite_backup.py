@@ -153,7 +153,7 @@ def _refuse_damaged(connection: sqlite3.Connection, what: str) -> None:
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    statement = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608  # nosec B608  a constant
+    statement = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608  a constant  # nosec B608
     try:
         found = connection.execute(statement).fetchone()
     except sqlite3.OperationalError:

@@ -1,0 +1,145 @@
+"""Which tests come by which line of the engine and the stores: learnt once, by running them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import coverage
+import pytest
+
+from proofs.mutations import Mutant
+
+PACKAGES = (Path("keysmith/engine"), Path("keysmith/stores"))
+KNOWLEDGE = Path("build/mutants")
+
+ELSEWHERE = ("benchmarks", "cli_process", "examples", "package", "readme", "torture")
+"""Tests that look at processes of their own, where no mutant is."""
+
+HASTE, HOME = 25, 75
+"""Tests that come first, and of the module's own after them."""
+
+STATEMENT = 12
+"""Lines of a statement, of which not each is noted as one that a test comes by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """Which tests come by which line, and how long they take."""
+
+    names: list[str]
+    seconds: list[float]
+    by_line: dict[str, dict[str, list[int]]]
+    """Numbers of tests, by path and line."""
+
+    def tests(self, mutant: Mutant) -> list[int]:
+        """The tests for a mutant: one of each function first, and of those the fastest.
+
+        Those in a file of the module's name come after the first few: they know it best.
+        """
+        found = self._at(mutant)
+        if not found:
+            lines = self.by_line.get(mutant.path, {})
+            found = list({test for some in lines.values() for test in some})
+        seen: dict[str, int] = defaultdict(int)
+        ranked = []
+        for test in sorted(found, key=self.seconds.__getitem__):
+            function = self.names[test].partition("[")[0]
+            ranked.append((seen[function], self.seconds[test], test))
+            seen[function] += 1
+        fast = [test for _, _, test in sorted(ranked)]
+        noun = f"tests/test_{Path(mutant.path).stem.rpartition('_')[2]}"
+        home = [test for test in fast if self.names[test].startswith(noun)]
+        return list(dict.fromkeys([*fast[:HASTE], *home[:HOME], *fast]))
+
+    def imported(self, mutant: Mutant) -> bool:
+        """Whether only an import comes by its line."""
+        return self._at(mutant) == []
+
+    def _at(self, mutant: Mutant) -> list[int] | None:
+        lines = self.by_line.get(mutant.path, {})
+        above = range(mutant.line, max(0, mutant.line - STATEMENT), -1)
+        return next((lines[str(line)] for line in above if str(line) in lines), None)
+
+
+class _Durations:
+    """Notes how long each test takes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+
+def learn() -> Knowledge:
+    """What is known of this state of code and tests; found out if it is not known yet."""
+    kept = KNOWLEDGE / f"{_state()}.json"
+    if not kept.exists():
+        KNOWLEDGE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [sys.executable, "-m", "proofs.knowledge", str(kept)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    return Knowledge(**json.loads(kept.read_text()))
+
+
+def _learn(kept: Path) -> None:
+    data = kept.with_suffix(".coverage")
+    os.environ["COVERAGE_FILE"] = str(data)
+    durations = _Durations()
+    code = pytest.main(
+        [
+            "-q",
+            "-n",
+            "2",
+            "-m",
+            "",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-seed=0",
+            "--cov",
+            "--cov-report=",
+        ]
+        + ["--cov-context=test", "--cov-fail-under=0"]
+        + [f"--ignore=tests/test_{name}.py" for name in ELSEWHERE],
+        plugins=[durations],
+    )
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise SystemExit(f"the tests cannot be run: {code!r}")
+    found = coverage.CoverageData(str(data))
+    found.read()
+    names = sorted(durations.seconds)
+    numbers = {name: number for number, name in enumerate(names)}
+    by_line: dict[str, dict[int, list[int]]] = {}
+    for file in found.measured_files():
+        path = Path(file).relative_to(Path.cwd())
+        if path.parent in PACKAGES:
+            by_line[str(path)] = {
+                line: sorted(
+                    {numbers[context.partition("|")[0]] for context in contexts if context}
+                )
+                for line, contexts in found.contexts_by_lineno(file).items()
+            }
+    seconds = [durations.seconds[name] for name in names]
+    kept.write_text(json.dumps({"names": names, "seconds": seconds, "by_line": by_line}))
+    data.unlink()
+
+
+def _state() -> str:
+    digest = hashlib.sha256()
+    for folder in ("keysmith", "tests"):
+        for path in sorted(Path(folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    _learn(Path(sys.argv[1]))
