@@ -25,7 +25,8 @@ _EXPLANATION = """\
 Two ways of doing a thing take turns in batches of some milliseconds. Times are medians of batches;
 the ratio is the median of the ratios within each round, between its quartiles. Where rates are
 shown, the ratio is that of the rates. Absolute times drift from machine to machine and from hour to
-hour; ratios within a run hardly do. `make bench` makes this table."""
+hour; ratios within a run hardly do. `make bench` makes this table; [PROFILE.md](PROFILE.md) shows
+where the time goes."""
 
 _PROCESSOR_TIME = " Times are the processor's, without any waiting."
 

@@ -14,11 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import SecurityScopes
@@ -65,15 +64,18 @@ def bare_app() -> FastAPI:
     return app
 
 
-def guarded_app(engine: Engine | None = None) -> FastAPI:
-    """The route behind a key, with every request recorded.
+def guarded_app(engine: Engine | None = None, *, metered: bool = True) -> FastAPI:
+    """The route behind a key, with every request recorded, if it is to be `metered`.
 
     uvicorn gives no engine; it is then made on the database that the environment names.
     """
     engine = engine or Engine(SqliteStore(os.environ[_DATABASE]))
     auth = APIKeyAuth(engine)
     app = FastAPI()
-    app.add_middleware(UsageMiddleware, engine=engine)
+    if metered:
+        app.add_middleware(UsageMiddleware, engine=engine)
+    else:
+        app.add_middleware(_Empty)
 
     @app.get("/users/{user_id}", dependencies=[Security(auth, scopes=[SCOPES[0]])])
     async def user(user_id: int) -> dict[str, int]:
@@ -112,30 +114,24 @@ class _Empty:
 def floor(shop: Workshop) -> Pair:
     """What FastAPI itself takes for a dependency and a middleware."""
     keys = scattered(plain(shop.keys), USED)
-    empty, bare = (
-        Timed(_same, on_loop(shop, _caller(app, keys))) for app in (empty_app(), bare_app())
-    )
+    empty, bare = (Timed(range, in_app(shop, app, keys)) for app in (empty_app(), bare_app()))
     return Pair(empty, bare, batch=0.05)
 
 
 def in_process(shop: Workshop) -> Pair:
     """Both applications, called in this process."""
     engine, keys = shop.engine(shop.copy()), scattered(plain(shop.keys), USED)
-    guarded = on_loop(shop, _caller(guarded_app(engine), keys))
+    guarded = in_app(shop, guarded_app(engine), keys)
 
-    def run(count: int) -> None:
-        guarded(count)
+    def run(requests: range) -> None:
+        guarded(requests)
         engine.flush()  # what was put off belongs to the requests
 
-    bare = Timed(_same, on_loop(shop, _caller(bare_app(), keys)))
-    return Pair(Timed(_same, run), bare, batch=0.25)
+    return Pair(Timed(range, run), Timed(range, in_app(shop, bare_app(), keys)), batch=0.25)
 
 
-def _same(count: int) -> int:
-    return count
-
-
-def _caller(app: ASGIApp, raw_keys: list[str]) -> Callable[[int], Coroutine[Any, Any, None]]:
+def in_app(shop: Workshop, app: ASGIApp, raw_keys: list[str]) -> Callable[[range], object]:
+    """A `run` that sends requests with these keys in turn to the application."""
     keys = cycle([raw_key.encode() for raw_key in raw_keys])
     statuses: set[int] = set()
 
@@ -146,8 +142,8 @@ def _caller(app: ASGIApp, raw_keys: list[str]) -> Callable[[int], Coroutine[Any,
         if message["type"] == "http.response.start":
             statuses.add(message["status"])
 
-    async def call(count: int) -> None:
-        for _ in range(count):
+    async def call(requests: range) -> None:
+        for _ in requests:
             headers = [
                 (b"host", b"127.0.0.1:8000"),
                 (b"user-agent", b"curl/8.7.1"),
@@ -157,7 +153,7 @@ def _caller(app: ASGIApp, raw_keys: list[str]) -> Callable[[int], Coroutine[Any,
         if statuses != {200}:
             raise RuntimeError(f"The route answered {sorted(statuses)}.")
 
-    return call
+    return on_loop(shop, call)
 
 
 def behind_uvicorn(shop: Workshop) -> Pair:

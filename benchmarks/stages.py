@@ -1,4 +1,4 @@
-"""`make profile`: where the microseconds of a validation go.
+"""`make profile`: where the microseconds go.
 
 Each stage is timed by itself, with what it would be given. The rest is what lies between them:
 calls, comparisons, the dictionary.
@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import BUFFERED, WARM, drawn_warm
-from benchmarks.databases import ADDRESS, SCOPES, hashes, plain, ruled, scattered, usage
+from benchmarks import bare
+from benchmarks.cases import BUFFERED, USED, WARM, drawn_warm
+from benchmarks.databases import ADDRESS, SCOPES, hashes, key_id, plain, ruled, scattered, usage
 from benchmarks.harness import Plan, Side, Timed, alone, drawn, each
-from benchmarks.options import DATABASES, Databases, Keys, ProcessorTime, Quick
+from benchmarks.machine import Machine
+from benchmarks.options import DATABASES, ROOT, Databases, Keys, ProcessorTime, Quick
+from benchmarks.routes import bare_app, empty_app, guarded_app, in_app
 from benchmarks.workshop import KEYS, Workshop
-from keysmith import Engine
+from keysmith import Engine, KeyCreate
 from keysmith.clock import utc_now
 from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import present
 from keysmith.engine.limits import CountingRateLimiter, Limits
 from keysmith.engine.rules import Rules
-from keysmith.raw_keys import Hasher, check_form
+from keysmith.raw_keys import Hasher, KeyGenerator, check_form
 from keysmith.stores.credentials import FIND
 
 Stages = dict[str, Side]
@@ -37,6 +42,16 @@ _PART = "… of that, "
 """Begins what is part of the stage before."""
 
 _ROUNDS = 5
+
+PROFILE = "PROFILE.md"
+
+Cells = tuple[str, str, str]
+_COLUMNS: Cells = ("stage", "µs", "share")
+
+_EXPLANATION = """\
+Each stage is timed by itself, with what it would be given, over and over: within a whole call it
+takes longer, as caches hold other things by then. Medians, in microseconds. `make profile` makes
+these tables; [RESULTS.md](RESULTS.md) has what they add up to, beside the bare things."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -70,20 +85,32 @@ def judged(shop: Workshop, database: Path) -> tuple[Stages, Side]:
 
 
 def recorded(shop: Workshop, database: Path) -> tuple[Stages, Side]:
-    """The record of a request, as far as the request waits for it."""
+    """The record of a request, until it is in the store: several hundred at a time."""
     engine = shop.engine(database)
-    key_id = engine.validate_key(scattered(plain(shop.keys), 1)[0]).key.id
-    record = usage(key_id, 1)
+    key_ids = [key_id(number) for number in plain(shop.keys)[:USED]]
+    made = [usage(of, number) for number, of in enumerate(key_ids)]
+    draw = drawn(made)
 
     def flushed(count: int) -> range:
         engine.flush()
         return range(count)
 
+    def buffered(count: int) -> None:
+        for record in draw(count):
+            engine.record_usage(record)
+
+    def whole(requests: range) -> None:
+        for number in requests:
+            engine.record_usage(usage(key_ids[number % USED], number))
+        engine.flush()
+
     stages: Stages = {
-        "make it": _repeated(lambda: usage(key_id, 1)),
-        "buffer it": Timed(flushed, each(lambda _: engine.record_usage(record))),
+        "make it": _repeated(lambda: usage(key_ids[0], 1)),
+        "check and buffer it": Timed(flushed, each(lambda _: engine.record_usage(made[0]))),
+        "write it, its day and its month": Timed(buffered, lambda _: engine.flush()),
+        f"{_PART}sqlite3": bare.insert_usage(shop.copy(), key_ids, aggregates=True),
     }
-    return stages, Timed(flushed, each(lambda _: engine.record_usage(usage(key_id, 1))))
+    return stages, Timed(flushed, whole)
 
 
 def cold(shop: Workshop, database: Path) -> tuple[Stages, Side]:
@@ -119,11 +146,67 @@ def _repeated(call: Callable[[], object]) -> Side:
     return Timed(range, each(lambda _: call()))
 
 
-PATHS = (
-    ("validate_key, warm", warm),
-    ("validate_key, warm, with a policy", judged),
-    ("record_usage", recorded),
-    ("validate_key, first sight", cold),
+def created(shop: Workshop, database: Path) -> tuple[Stages, Side]:
+    """A key, durable when the call returns."""
+    engine = shop.engine(database)
+    generator, hash_ = KeyGenerator(), Hasher().hash
+    request = KeyCreate(name="Production")
+    key = engine.create_key(request).key
+    fields = {name: getattr(key, name) for name in type(key).model_fields}
+
+    def transaction() -> None:
+        with engine.store.transaction():
+            pass
+
+    stages: Stages = {
+        "make a raw key, and hash it": _repeated(lambda: hash_(generator.generate("sk", "live"))),
+        "make the key, validated": _repeated(lambda: type(key)(**fields)),
+        "validate it once more, for the row": _repeated(key.to_row),
+        "begin a transaction and end it, with nothing in it": _repeated(transaction),
+        "sqlite3: insert and commit": bare.insert_key(shop.copy()),
+    }
+    return stages, Timed(range, each(lambda _: engine.create_key(request)))
+
+
+def served(shop: Workshop, database: Path) -> tuple[Stages, Side]:
+    """A request through FastAPI, without a server."""
+    engine, keys = shop.engine(database), scattered(plain(shop.keys), USED)
+    apps = {
+        "the bare route": bare_app(),
+        "… an empty dependency and an empty middleware": empty_app(),
+        "… APIKeyAuth instead of the empty dependency": guarded_app(engine, metered=False),
+        "… and UsageMiddleware": guarded_app(engine),
+    }
+    calls = {name: in_app(shop, app, keys) for name, app in apps.items()}
+
+    def flushed(count: int) -> range:
+        engine.flush()
+        calls["… and UsageMiddleware"](range(USED))  # what has been forgotten over it is read again
+        return range(count)
+
+    stages: Stages = {name: Timed(flushed, call) for name, call in calls.items()}
+    return stages, Timed(flushed, calls["… and UsageMiddleware"])
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way through Keysmith, and the stages on it."""
+
+    title: str
+    stages: Callable[[Workshop, Path], tuple[Stages, Side]]
+    contained: bool = False
+    """Whether a stage contains the one before it, instead of following it."""
+    batch: float = 0.005
+    """Seconds that a batch should take."""
+
+
+WAYS = (
+    Way("validate_key, warm", warm),
+    Way("validate_key, warm, with a policy", judged),
+    Way("record_usage", recorded, batch=0.1),
+    Way("validate_key, first sight", cold),
+    Way("create_key", created, batch=0.1),
+    Way("A request through FastAPI", served, contained=True, batch=0.05),
 )
 
 
@@ -131,22 +214,33 @@ PATHS = (
 def main(
     quick: Quick = False,
     processor_time: ProcessorTime = False,
+    output: Annotated[Path | None, typer.Option(help=f"Folder for {PROFILE}.")] = None,
     databases: Databases = DATABASES,
     keys: Keys = KEYS,
 ) -> None:
-    """Prints a table of stages for each way through a validation."""
+    """Prints a table of stages for each way through Keysmith.
+
+    A full run, with default settings, renews the tables in the checkout.
+    """
     console = Console()
     shop = Workshop(databases, keys)
     plan = Plan(seconds=0, rounds=1 if quick else _ROUNDS, processor=processor_time)
-    for title, path in PATHS:
-        with shop:
-            stages, whole = path(shop, shop.copy())
-            console.print(_table(title, *_costs(stages, whole, plan)))
+    tables = []
+    for way in WAYS:
+        with shop, console.status(f"{way.title} …"):
+            stages, whole = way.stages(shop, shop.copy())
+            rows = _rows(way, *_costs(stages, whole, plan, way.batch))
+        tables.append((way.title, rows))
+        console.print(_table(way.title, rows))
+    if output is None and (quick, processor_time, keys) == (False, False, KEYS):
+        output = ROOT / "benchmarks"
+    if output is not None:
+        (output / PROFILE).write_text(_markdown(tables, Machine.here()))
 
 
-def _costs(stages: Stages, whole: Side, plan: Plan) -> tuple[dict[str, float], float]:
+def _costs(stages: Stages, whole: Side, plan: Plan, batch: float) -> tuple[dict[str, float], float]:
     """Microseconds of each stage, and of all together. They take turns, as times drift."""
-    time = partial(alone, clock=plan.clock, batch=0.005, batches=5, most=BUFFERED)
+    time = partial(alone, clock=plan.clock, batch=batch, batches=5, most=BUFFERED)
     measured = [
         ({name: time(side) for name, side in stages.items()}, time(whole))
         for _ in range(plan.rounds)
@@ -155,14 +249,32 @@ def _costs(stages: Stages, whole: Side, plan: Plan) -> tuple[dict[str, float], f
     return costs, median(total for _, total in measured)
 
 
-def _table(title: str, costs: dict[str, float], total: float) -> Table:
-    table = Table("stage", "µs", "share", title=title, title_justify="left", box=SIMPLE)
+def _rows(way: Way, costs: dict[str, float], total: float) -> list[Cells]:
+    """Stage, microseconds and share."""
+    if not way.contained:
+        stages = sum(cost for name, cost in costs.items() if not name.startswith(_PART))
+        costs = {**costs, "the rest": total - stages}
+    return [
+        (name, f"{cost:.2f}", f"{cost / total:.0%}")
+        for name, cost in {**costs, "the whole": total}.items()
+    ]
+
+
+def _table(title: str, rows: Sequence[Cells]) -> Table:
+    table = Table(*_COLUMNS, title=title, title_justify="left", box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    rest = total - sum(cost for name, cost in costs.items() if not name.startswith(_PART))
-    for name, cost in {**costs, "the rest": rest, "the whole call": total}.items():
-        table.add_row(name, f"{cost:.2f}", f"{cost / total:.0%}")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _markdown(tables: Sequence[tuple[str, Sequence[Cells]]], machine: Machine) -> str:
+    lines = ["# Where the time goes", "", _EXPLANATION]
+    for title, rows in tables:
+        cells = [_COLUMNS, ("-", "-:", "-:"), *rows]
+        lines += ["", f"## {title}", "", *(f"| {' | '.join(each)} |" for each in cells)]
+    return "\n".join([*lines, "", f"Measured on {machine}.", ""])
 
 
 if __name__ == "__main__":

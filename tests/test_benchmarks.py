@@ -84,10 +84,20 @@ def test_unknown_rows_are_named() -> None:
     assert "wrong_checksum" in ran.stderr
 
 
-def test_the_stages_add_up(databases: Path) -> None:
-    ran = run("benchmarks.stages", "--quick", "--databases", databases, *SMALL)
+def test_the_stages_add_up(databases: Path, tmp_path: Path) -> None:
+    ran = run(
+        "benchmarks.stages", "--quick", "--databases", databases, "--output", tmp_path, *SMALL
+    )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("the whole call") == 4
+    profile = (tmp_path / "PROFILE.md").read_text()
+    for text in (profile, ran.stdout):
+        assert len(re.findall(r"the whole .* 100%", text)) == 6
+    ways = profile.split("\n## ")[1:]
+    for way in ways[:-1]:
+        rows = re.findall(r"^\| (.+?) \| (-?[0-9.]+) \| ", way, re.MULTILINE)
+        *stages, (_, whole) = [(name, float(cost)) for name, cost in rows]
+        parts = sum(cost for name, cost in stages if not name.startswith("…"))
+        assert parts == pytest.approx(whole, abs=0.1), way
 
 
 def test_every_row_is_measured_by_somebody() -> None:

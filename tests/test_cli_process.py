@@ -59,6 +59,7 @@ def folder(database: Path) -> Path:
     return database.parent
 
 
+@pytest.mark.slow
 def test_the_life_of_a_key(tmp_path: Path) -> None:
     def step(line: str, input: str = "", exit_code: int = 0) -> Any:
         result = keysmith(*line.split(), "--json", folder=tmp_path, input=input)

@@ -59,7 +59,7 @@ def fill(path: Path) -> None:
         store.scopes.assign_to_key(key.id, ["read"])
 
 
-@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("filled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_up_check_down_and_up_again(tmp_path: Path, filled: bool) -> None:
     path = tmp_path / "keys.db"
     assert alembic(path, "upgrade", "head").returncode == 0

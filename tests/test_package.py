@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import venv
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,45 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_migrates_with_no_checkout_beside_it(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_has_all_that_migrating_takes(wheel: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps"),
+            *("--target", installed, wheel),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    script = """if True:
+        import keysmith
+        keysmith.SqliteStore("x.db").migrate()
+        print(keysmith.__file__)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )
+    assert ran.stdout.strip() == str(installed / "keysmith" / "__init__.py")
+    assert tables(tmp_path / "x.db") == all_tables()
+
+
+def tables(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return sorted(name for (name,) in rows)
+
+
+def all_tables() -> list[str]:
+    return sorted([*keysmith.metadata.tables, "keysmith_alembic_version"])
+
+
+@pytest.mark.slow
+def test_in_an_empty_environment_the_wheel_needs_nothing_more(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
@@ -126,12 +165,7 @@ def test_the_wheel_migrates_with_no_checkout_beside_it(wheel: Path, tmp_path: Pa
         cwd=empty,
         env=clean,
     )
-    with sqlite3.connect(empty / "x.db") as connection:
-        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    connection.close()
-    assert sorted(name for (name,) in rows) == sorted(
-        [*keysmith.metadata.tables, "keysmith_alembic_version"]
-    )
+    assert tables(empty / "x.db") == all_tables()
     without_extras = subprocess.run(
         [environment / "bin" / "keysmith", "--help"],
         capture_output=True,
