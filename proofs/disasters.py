@@ -154,16 +154,13 @@ def no_permission(service: Service) -> Iterator[None]:
 
 @contextmanager
 def _only_for_root(service: Service, *, file_mode: int, folder_mode: int) -> Iterator[None]:
-    service.store.db.dispose()
-    service.store.credentials.close()
-    for file in _files(service.path):
-        file.chmod(file_mode)
+    service.store.db.dispose()  # the connection that validation keeps open stays
+    service.path.chmod(file_mode)
     service.path.parent.chmod(folder_mode)
     with as_nobody():
         yield
     service.path.parent.chmod(0o777)
-    for file in _files(service.path):
-        file.chmod(0o666)
+    service.path.chmod(0o666)
 
 
 @contextmanager

@@ -437,7 +437,9 @@ class TestRotate:
             with pytest.raises(KeyRevokedError):
                 engine.validate_key(raw_key)
 
-    @pytest.mark.parametrize("how", ["refused", "none", "compromise", "cleaned up"])
+    @pytest.mark.parametrize(
+        "how", ["refused", "none", "compromise", "compromise later", "cleaned up"]
+    )
     def test_a_clock_that_is_put_back_gives_no_secret_back(
         self, engine: Engine, clock: TurnableClock, recorder: Recorder, how: str
     ) -> None:
@@ -447,6 +449,9 @@ class TestRotate:
             engine.rotate_key(created.key.id, reason="compromise")
         elif how != "none":
             clock.turn(hours=1)
+        if how == "compromise later":
+            engine.rotate_key(created.key.id, reason="compromise")
+            assert recorder.names().count("on_grace_ended") == 1
         if how == "cleaned up":
             engine.cleanup_grace_expired()
         elif how == "refused":

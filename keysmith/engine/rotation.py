@@ -63,13 +63,17 @@ class Rotations:
                 rotated_by=rotated_by,
                 created_at=now,
             )
+            ended: Sequence[Rotation] = ()
             if reason is RotationReason.COMPROMISE:
                 store.rotations.end_grace(key.id, now=now)
+                ended = self._close_unnoted(key.id)
             key.key_hash = key_hash
             key.hint = hint_of(raw_key)
             key.rotated_at = key.updated_at = now
             store.keys.update(key)
             store.rotations.create(rotation)
+        for earlier in ended:
+            self._context.announce("on_grace_ended", key, earlier)
         self._context.announce("on_key_rotated", key, rotation)
         return CreatedKey(key, raw_key)
 
@@ -86,6 +90,19 @@ class Rotations:
         whose = self._context.tenancy.filters()
         due = self._context.store.keys.list_due_for_rotation(now, **whose)
         return [key for key in due if not state_at(key, now).final]
+
+    def _close_unnoted(self, key_id: str) -> Sequence[Rotation]:
+        """Notes the ends that came by themselves, lest a clock that is put back undoes them."""
+        rotations = self._context.store.rotations
+        ended = [
+            each
+            for each in rotations.list(key_id=key_id)
+            if not (each.grace_closed or each.cut_short)
+        ]
+        for rotation in ended:
+            rotation.grace_closed = True
+            rotations.update(rotation)
+        return ended
 
     def close(self, rotation_id: str) -> None:
         """Notes that a grace period has ended, unless somebody else has already."""

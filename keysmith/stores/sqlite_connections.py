@@ -52,6 +52,8 @@ def connect(uri: str, path: Path | None, *, timeout: float) -> FileConnection:
         factory=FileConnection,
     )
     connection.path, connection._opened = path, opened  # noqa: SLF001
+    # Looked at before and after: that may change, too.
+    read_only |= path is not None and not os.access(path, os.W_OK)
     connection._read_only = read_only  # noqa: SLF001
     return connection
 
