@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,15 @@ def test_what_is_no_database_is_not_written_over(store: SqliteStore, target: Pat
             file.unlink()
         opened.restore(target)
         assert opened.keys.count() == 100
+
+
+def test_a_store_that_was_closed_neither_backs_up_nor_restores(
+    store: SqliteStore, target: Path
+) -> None:
+    store.backup(target)
+    store.close()
+    before = (target.parent / "keys.db").read_bytes()
+    for call in (store.restore, partial(store.backup, overwrite=True)):
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            call(target)
+    assert (target.parent / "keys.db").read_bytes() == before

@@ -328,6 +328,27 @@ print(counters.update("a", add))
 """
         assert run(forking, database) == "4003\n"
 
+    def test_a_child_of_a_store_in_memory_waits_for_no_thread_of_the_parent(self) -> None:
+        forking = """
+import os, signal, threading
+from keysmith.stores.counters import MemoryCounters
+counters = MemoryCounters()
+inside, go_on = threading.Event(), threading.Event()
+def hold(cells):
+    inside.set()
+    go_on.wait()
+threading.Thread(target=counters.update, args=("a", hold)).start()
+inside.wait()
+child = os.fork()
+if not child:
+    signal.alarm(5)
+    counters.update("a", len)
+    os._exit(0)
+go_on.set()
+print(os.waitpid(child, 0)[1])
+"""
+        assert run(forking) == "0\n"
+
     def test_processes_that_are_killed_at_any_moment_lose_nothing(self, database: Path) -> None:
         killing = """
 import mmap, os, random, signal, sys, time

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from keysmith import SqliteStore
+from keysmith.forks import PATIENCE
 from tests.elsewhere import ROOT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="takes a system that forks")
@@ -236,3 +239,34 @@ assert engine.validate_key(created.raw_key).key.state == "active"
 assert engine.query_usage() == []
 """,
     )
+
+
+def test_a_fork_waits_for_the_transactions_of_other_threads_and_not_for_its_own(
+    path: Path,
+) -> None:
+    begun, end = threading.Event(), threading.Event()
+    with SqliteStore(path) as store:
+        store.migrate()
+
+        def work() -> None:
+            with store.transaction():
+                begun.set()
+                end.wait()
+
+        with store.transaction():
+            began = time.monotonic()
+            store._database.pause()
+            assert time.monotonic() - began < PATIENCE / 2
+            store._database.resume()
+        worker = threading.Thread(target=work)
+        worker.start()
+        begun.wait()
+        forking = threading.Thread(target=store._database.pause)
+        forking.start()
+        forking.join(0.1)
+        assert forking.is_alive()
+        end.set()
+        forking.join(PATIENCE / 2)
+        assert not forking.is_alive()
+        worker.join()
+        store._database.resume()

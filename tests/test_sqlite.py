@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -173,7 +174,7 @@ def test_not_a_database(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     with SqliteStore(file) as store:
         for call in (store.ping, store.migrate, store.keys.list):
-            with pytest.raises(StoreCorruptError):
+            with pytest.raises(StoreCorruptError, match=f"^{re.escape(str(file))} is "):
                 call()
     assert file.read_bytes() == content
 
