@@ -1,4 +1,4 @@
-"""Metering what is validated over HTTP, for services that have no engine to record with."""
+"""Metering: what is recorded of a request, whoever saw it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from keysmith.engine import AsyncEngine, ValidationResult
 from keysmith.errors import KeysmithError
 from keysmith.fastapi.schemas import ValidateRequest
 from keysmith.models import UsageCreate
+from keysmith.models.usages import MAX_LATENCY_MS
 
 logger = logging.getLogger(__name__)
 
@@ -21,23 +22,46 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 async def meter(engine: AsyncEngine, asked: ValidateRequest, result: ValidationResult) -> None:
-    """Records a request that was let through, as the service described it.
+    """Records a request that was let through, for a service that has no engine to do so itself."""
+    await record(
+        engine,
+        result.key.id,
+        endpoint=asked.path or "",
+        method=asked.method or "",
+        status=GRANTED,
+        address=asked.ip,
+    )
+
+
+async def record(
+    engine: AsyncEngine,
+    key_id: str,
+    *,
+    endpoint: str,
+    method: str,
+    status: int,
+    address: str | None,
+    user_agent: str = "",
+    seconds: float = 0.0,
+) -> None:
+    """Records a request as far as it can be told, without what no label may hold.
 
     It does not wait for the store; what goes wrong with it is logged, and harms no answer.
     """
+    usage = UsageCreate.unchecked(
+        key_id=key_id,
+        endpoint=_label(endpoint, 1024),
+        method=_label(method, 32),
+        status_code=status,
+        ip_address=_label(address or "", 64),
+        user_agent=_label(user_agent, 1024),
+        latency_ms=min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
+    )
     try:
-        await engine.record_usage(
-            UsageCreate(
-                key_id=result.key.id,
-                endpoint=_text(asked.path, 1024),
-                method=_text(asked.method, 32),
-                status_code=GRANTED,
-                ip_address=_text(asked.ip, 64),
-            )
-        )
+        await engine.record_usage(usage)
     except (KeysmithError, ValidationError) as error:
-        logger.warning("A request of %s was not recorded: %s", result.key.id, error)
+        logger.warning("A request of %s was not recorded: %s", key_id, error)
 
 
-def _text(text: str | None, length: int) -> str:
-    return _CONTROL.sub("", text or "")[:length]
+def _label(text: str, length: int) -> str:
+    return (text if text.isprintable() else _CONTROL.sub("", text))[:length]

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 from anyio import CancelScope
-from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keysmith.engine import AsyncEngine, Engine
-from keysmith.errors import KeysmithError
 from keysmith.fastapi.credentials import header_values
+from keysmith.fastapi.metering import record
 from keysmith.fastapi.seen import Seen
-from keysmith.models import UsageCreate
-from keysmith.models.usages import MAX_LATENCY_MS
-
-logger = logging.getLogger(__name__)
 
 SERVER_ERROR = 500
 CLIENT_GONE = 499
 """What nginx, too, notes of a request whose client did not wait for the answer."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _STATUSES = {
     "http.response.start": SERVER_ERROR,
@@ -71,7 +62,7 @@ class UsageMiddleware:
         seen, timer = Seen.of(scope), self._timer
         started, status, recorded = timer(), 0, False
 
-        async def record(otherwise: int) -> None:
+        async def note(otherwise: int) -> None:
             nonlocal recorded
             if not recorded:
                 recorded = True
@@ -88,7 +79,7 @@ class UsageMiddleware:
             if kind.startswith("websocket.") or (
                 kind == "http.response.body" and not message.get("more_body")
             ):
-                await record(status)
+                await note(status)
             await send(message)
 
         try:
@@ -96,28 +87,24 @@ class UsageMiddleware:
         except BaseException as error:
             gone = isinstance(error, asyncio.CancelledError)
             with CancelScope(shield=True):
-                await record(CLIENT_GONE if gone else SERVER_ERROR)
+                await note(CLIENT_GONE if gone else SERVER_ERROR)
             raise
-        await record(CLIENT_GONE)
+        await note(CLIENT_GONE)
 
     async def _record(self, seen: Seen, status: int, seconds: float) -> None:
         if seen.result is None:
             return
-        scope, key_id = seen.scope, seen.result.key.id
-        try:
-            await self._engine.record_usage(
-                UsageCreate.unchecked(
-                    key_id=key_id,
-                    endpoint=_text(route_template(scope), 1024),
-                    method=_text(scope.get("method", "GET"), 32),
-                    status_code=status,
-                    ip_address=_text(seen.address or "", 64),
-                    user_agent=_text(" ".join(header_values(scope, b"user-agent")), 1024),
-                    latency_ms=min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
-                )
-            )
-        except (KeysmithError, ValidationError) as error:
-            logger.warning("A request of %s was not recorded: %s", key_id, error)
+        scope = seen.scope
+        await record(
+            self._engine,
+            seen.result.key.id,
+            endpoint=route_template(scope),
+            method=scope.get("method", "GET"),
+            status=status,
+            address=seen.address,
+            user_agent=" ".join(header_values(scope, b"user-agent")),
+            seconds=seconds,
+        )
 
 
 def route_template(scope: Scope) -> str:
@@ -140,10 +127,6 @@ def route_template(scope: Scope) -> str:
         for segment in mount.split("/")
     ]
     return "/".join(segments) + path
-
-
-def _text(text: str, length: int) -> str:
-    return (text if text.isprintable() else _CONTROL.sub("", text))[:length]
 
 
 def _add(message: Message, headers: dict[str, str]) -> None:
