@@ -124,7 +124,7 @@ def _learn(kept: Path) -> None:
         if path.parent in PACKAGES:
             by_line[str(path)] = {
                 line: sorted(
-                    {numbers[context.partition("|")[0]] for context in contexts if context}
+                    {numbers[context.rpartition("|")[0]] for context in contexts if context}
                 )
                 for line, contexts in found.contexts_by_lineno(file).items()
             }
