@@ -151,6 +151,7 @@ def _verdict(outcomes: list[Outcome]) -> list[str]:
         "Short of the target:",
         *(
             f"- {each.row.name}: {_number(each.ratio.median)}, to be {each.row.target}"
+            + (f"; {each.row.why}" if each.row.why else "")
             for each in failing
             if each.ratio
         ),
