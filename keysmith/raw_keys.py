@@ -38,6 +38,9 @@ _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 """Base62 two digits at a time: a checksum is computed for every request."""
 _BASE = len(_PAIRS)
 
+_BODY, _CLAIMED = slice(None, -CHECKSUM_LENGTH), slice(-CHECKSUM_LENGTH, None)
+"""Where the checksum is not, and where it is; made once, as every request takes both."""
+
 _OUR_FORMAT = re.compile(
     rf"({PREFIX_PATTERN})_({'|'.join(Environment)})_"
     rf"[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}"
@@ -106,8 +109,7 @@ def check_form(raw_key: object) -> str:
         raise InvalidKeyError
     if raw_key.isascii():
         # The checksum first: a key that is good needs no other look.
-        body, claimed = raw_key[:-CHECKSUM_LENGTH], raw_key[-CHECKSUM_LENGTH:]
-        if checksum(body) != claimed and _OUR_FORMAT.fullmatch(raw_key):
+        if checksum(raw_key[_BODY]) != raw_key[_CLAIMED] and _OUR_FORMAT.fullmatch(raw_key):
             raise InvalidKeyError
     elif any("\ud800" <= character <= "\udfff" for character in raw_key):
         raise InvalidKeyError
