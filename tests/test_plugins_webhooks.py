@@ -416,6 +416,7 @@ class TestTrouble:
         shown = f"http://127.0.0.1:{receiver.port}"
         full = f"2 webhooks wait for {shown}. It misses what comes on top."
         assert [r.getMessage() for r in caplog.records].count(full) == 1
+        wait_until(lambda: caplog.text.count("did not accept") == 2)
         receiver.up()
         webhooks.retry_now()
         assert webhooks.flush()
