@@ -25,11 +25,9 @@ from keysmith.models.frozen import FrozenDict, FrozenList, freeze
 from keysmith.stores.base import Credential
 from keysmith.stores.database import Database
 from keysmith.stores.sqlite_connections import FileConnection
+from keysmith.stores.sqlite_wal_index import Header, wal_index_header
 
 Convert = Callable[[Any], Any]
-
-_GENERATION = 2**40
-"""More commits than one connection will ever see."""
 
 LOOK_EVERY = 1.0
 """Seconds after which a file that was removed or replaced is noticed at the latest."""
@@ -138,15 +136,18 @@ FIND = f"""
 class SqliteCredentials:
     """Credentials of a SQLite database, read on one connection that stays open.
 
-    That connection alone can tell whether anything has changed: `PRAGMA data_version` moves when
-    any other connection, of this process or another, has committed
-    (https://sqlite.org/pragma.html#pragma_data_version). All writes go through others.
+    It tells whether anything has changed by the header of the WAL index. Where that cannot be read,
+    by `PRAGMA data_version`, which moves when any other connection, of this process or another, has
+    committed (https://sqlite.org/pragma.html#pragma_data_version); all writes go through others.
     """
 
     def __init__(self, database: Database, connect: Callable[[], FileConnection]) -> None:
         self._database = database
         self._connect = connect
-        self._generation = 0
+        self._version = 0
+        self._seen: object = None
+        """What told the present version from those before; of each connection its own."""
+        self._header: Header | None = None
         self._look_again = 0.0
         self._cursor: sqlite3.Cursor | None = None
         self._abandoned: list[sqlite3.Cursor] = []
@@ -168,7 +169,7 @@ class SqliteCredentials:
         self._lock = threading.Lock()
         if self._cursor is not None:
             self._abandoned.append(self._cursor)  # to close it would disturb the parent
-        self._cursor = None
+        self._cursor = self._header = self._seen = None
 
     def version(self) -> int | None:
         """See `CredentialRepository.version`."""
@@ -177,12 +178,12 @@ class SqliteCredentials:
         with self._lock:
             if monotonic() > self._look_again:
                 self._look()
-            try:
-                # Spelt out, as every validation waits for it.
-                found = self._cursor.execute("PRAGMA data_version").fetchone()  # type: ignore[union-attr]
-            except (AttributeError, sqlite3.Error):
-                found = self._execute("PRAGMA data_version")
-            return self._generation + found[0]  # type: ignore[no-any-return]
+            header = self._header
+            seen = self._ask() if header is None else header.raw
+            if seen != self._seen:
+                self._seen = seen
+                self._version += 1
+            return self._version
 
     def find(self, key_hash: str) -> Credential:
         """See `CredentialRepository.find`."""
@@ -218,14 +219,23 @@ class SqliteCredentials:
             self._drop()
             raise self._database.translate(error) from None
 
+    def _ask(self) -> object:
+        """What moves with every commit, as a connection without a header tells it."""
+        if self._cursor is None:
+            self._open()
+        return self._execute("PRAGMA data_version") if self._header is None else self._header.raw
+
     def _open(self) -> sqlite3.Cursor:
         self._database.check()
+        connection = None
         try:
-            self._cursor = self._connect().cursor()
+            connection = self._connect()
+            self._header = wal_index_header(connection)
         except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
             raise self._database.translate(error) from None
-        # Versions of two connections mean nothing to each other, so they must never be equal.
-        self._generation += _GENERATION
+        self._cursor = connection.cursor()
         return self._cursor
 
     def _look(self) -> None:
@@ -236,7 +246,8 @@ class SqliteCredentials:
             self._database.schema_changed()
 
     def _drop(self) -> None:
-        cursor, self._cursor = self._cursor, None
+        # Its header is gone with it, and what it saw means nothing to the next one.
+        cursor, self._cursor, self._header, self._seen = self._cursor, None, None, None
         if cursor is not None:
             cursor.connection.close()
 
