@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,29 @@ def insert_usage(database: Path, key_ids: Sequence[str], *, aggregates: bool = F
     return Timed(fresh, insert)
 
 
+def meter(database: Path) -> Callable[[], None]:
+    """Notes a request with each call; a thread inserts the rows once a second."""
+    connection = _writer(database, "NORMAL")
+    template = row_of(connection, "keysmith_usage")
+    statement = insertion("keysmith_usage", template)
+    numbers, waiting = itertools.count(_FIRST_NEW), list[tuple[Any, ...]]()
+
+    def note() -> None:
+        waiting.append((new_id("kusg", next(numbers)), *list(template.values())[1:]))
+
+    def write() -> None:
+        while True:
+            time.sleep(1)
+            count = len(waiting)
+            connection.execute("BEGIN")
+            connection.executemany(statement, waiting[:count])
+            connection.execute("COMMIT")
+            del waiting[:count]
+
+    threading.Thread(target=write, daemon=True).start()
+    return note
+
+
 def new_id(prefix: str, number: int) -> str:
     """An ID in Keysmith's form, sorting after all that were given out in earnest."""
     return f"{prefix}_7{number:025d}"
@@ -130,7 +155,7 @@ def insertion(table: str, row: dict[str, Any]) -> str:
 
 
 def _writer(database: Path, synchronous: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(database, isolation_level=None)
+    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     return connection

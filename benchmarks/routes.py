@@ -24,6 +24,7 @@ from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from benchmarks import bare
 from benchmarks.cases import USED, on_loop
 from benchmarks.databases import SCOPES, plain, scattered
 from benchmarks.harness import Clock, Pair, Timed
@@ -86,29 +87,40 @@ def guarded_app(engine: Engine | None = None, *, metered: bool = True) -> FastAP
 
 def empty_app() -> FastAPI:
     """The route behind a dependency and a middleware that are asked, and do nothing."""
-
-    async def dependency(_: HTTPConnection, scopes: SecurityScopes) -> None:
-        pass
-
     app = FastAPI()
     app.add_middleware(_Empty)
+    _add_empty_route(app)
+    return app
+
+
+def stored_app() -> FastAPI:
+    """The same, and a row for each request, which a thread writes once a second. No more."""
+    app = FastAPI()
+    app.add_middleware(_Empty, after=bare.meter(Path(os.environ[_DATABASE])))
+    _add_empty_route(app)
+    return app
+
+
+def _add_empty_route(app: FastAPI) -> None:
+    async def dependency(_: HTTPConnection, scopes: SecurityScopes) -> None:
+        pass
 
     @app.get("/users/{user_id}", dependencies=[Security(dependency, scopes=[SCOPES[0]])])
     async def user(user_id: int) -> dict[str, int]:
         return {"id": user_id}
 
-    return app
-
 
 class _Empty:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, after: Callable[[], object] = bool) -> None:
         self._app = app
+        self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def watch(message: Message) -> None:
             await send(message)
 
         await self._app(scope, receive, watch)
+        self._after()
 
 
 def floor(shop: Workshop) -> Pair:
@@ -158,17 +170,26 @@ def in_app(shop: Workshop, app: ASGIApp, raw_keys: list[str]) -> Callable[[range
 
 def behind_uvicorn(shop: Workshop) -> Pair:
     """Both applications, served by uvicorn and asked by wrk."""
+    return _served(shop, "guarded_app")
+
+
+def floor_behind_uvicorn(shop: Workshop) -> Pair:
+    """What FastAPI and SQLite themselves take for a dependency, a middleware and a row."""
+    return _served(shop, "stored_app")
+
+
+def _served(shop: Workshop, subject: str) -> Pair:
     wrk = shutil.which("wrk")
     if wrk is None:
         raise Unavailable("wrk is not on the PATH")
     database = shop.copy()
     script = database.with_name("keys.lua")
     script.write_text(_lua(scattered(plain(shop.keys), USED)))
-    guarded, bare = (
+    asked, plainly = (
         _Asked(wrk, script, _serve(shop, application, database))
-        for application in ("guarded_app", "bare_app")
+        for application in (subject, "bare_app")
     )
-    return Pair(guarded, bare, most=1)
+    return Pair(asked, plainly, most=1)
 
 
 @dataclass(frozen=True)

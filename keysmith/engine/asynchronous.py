@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from keysmith.engine.engine import Engine
 from keysmith.engine.results import ValidationResult
+from keysmith.engine.usage import Request
 from keysmith.errors import StoreUnavailableError
 from keysmith.models import UsageCreate
 from keysmith.stores.base import Store
@@ -98,6 +99,11 @@ class AsyncEngine:
         """See `Engine.record_usage`."""
         if not self.engine._usage.record(data, wait=False):  # noqa: SLF001
             await _hop(self._threads, partial(self.engine.record_usage, data))
+
+    async def _note_usage(self, *request: *Request) -> None:
+        note = self.engine._usage.note  # noqa: SLF001
+        if not note(*request, wait=False):
+            await _hop(self._threads, partial(note, *request))
 
     def for_tenant(self, tenant_id: str, *, app_id: str | None = None) -> AsyncEngine:
         """See `Engine.for_tenant`. It may be awaited, and need not be."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from time import perf_counter, sleep
 from typing import Any
 
@@ -13,6 +14,7 @@ from keysmith.engine.context import Context
 from keysmith.models import Period, UsageAggregate, UsageCreate, UsageRecord, UsageSummary
 from keysmith.models.base import moment
 from keysmith.models.frozen import FrozenDict, freeze
+from keysmith.models.usages import plain
 from keysmith.stores.base import RecordedUsage
 
 REST = 3
@@ -21,6 +23,11 @@ for it ever more seldom, so they would hardly ever find it free without."""
 
 _period: TypeAdapter[Period] = TypeAdapter(Period)
 _NOTHING = FrozenDict()
+_values = itemgetter(*RecordedUsage._fields[:9])
+"""Those of a `UsageCreate`."""
+
+Request = tuple[str, str, str, int, str, str, float]
+"""What is known of a request: key, endpoint, method, status, address, user agent, latency."""
 
 
 class Usage:
@@ -33,18 +40,40 @@ class Usage:
         """Tells whether there was room; there is, in the end, for those who `wait`."""
         if not isinstance(data, UsageCreate):
             data = UsageCreate.model_validate(data)
-        data = data.checked()
+        return self._put(*_values(data.checked().__dict__), wait=wait)
+
+    def note(self, *request: *Request, wait: bool = True) -> bool:
+        """As `record`, of a request of this moment; no `UsageCreate` has to be made of it first."""
+        if plain(*request):
+            return self._put(*request, wait=wait)
+        fields = dict(zip(RecordedUsage._fields, request, strict=False))
+        return self.record(UsageCreate.model_validate(fields), wait=wait)
+
+    def _put(
+        self,
+        key_id: str,
+        endpoint: str,
+        method: str,
+        status_code: int,
+        ip_address: str,
+        user_agent: str,
+        latency_ms: float,
+        meta: Mapping[str, object] = _NOTHING,
+        created_at: datetime | None = None,
+        *,
+        wait: bool,
+    ) -> bool:
         tenancy = self._context.tenancy
         usage = RecordedUsage(
-            data.key_id,
-            data.endpoint,
-            data.method,
-            data.status_code,
-            data.ip_address,
-            data.user_agent,
-            data.latency_ms,
-            freeze(data.meta) if data.meta else _NOTHING,
-            data.created_at or self._context.now(),
+            key_id,
+            endpoint,
+            method,
+            status_code,
+            ip_address,
+            user_agent,
+            latency_ms,
+            freeze(meta) if meta else _NOTHING,
+            created_at or self._context.now(),
             tenancy.tenant_id,
             tenancy.app_id,
         )

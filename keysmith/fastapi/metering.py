@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from keysmith.engine import AsyncEngine, ValidationResult
 from keysmith.errors import KeysmithError
 from keysmith.fastapi.schemas import ValidateRequest
-from keysmith.models import UsageCreate
 from keysmith.models.usages import MAX_LATENCY_MS
 
 logger = logging.getLogger(__name__)
@@ -48,17 +47,16 @@ async def record(
 
     It does not wait for the store; what goes wrong with it is logged, and harms no answer.
     """
-    usage = UsageCreate.unchecked(
-        key_id=key_id,
-        endpoint=_label(endpoint, 1024),
-        method=_label(method, 32),
-        status_code=status,
-        ip_address=_label(address or "", 64),
-        user_agent=_label(user_agent, 1024),
-        latency_ms=min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
-    )
     try:
-        await engine.record_usage(usage)
+        await engine._note_usage(  # noqa: SLF001
+            key_id,
+            _label(endpoint, 1024),
+            _label(method, 32),
+            status,
+            _label(address or "", 64),
+            _label(user_agent, 1024),
+            min(max(seconds * 1000, 0.0), MAX_LATENCY_MS),
+        )
     except (KeysmithError, ValidationError) as error:
         logger.warning("A request of %s was not recorded: %s", key_id, error)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import sqlalchemy as sa
 from pydantic import StringConstraints
@@ -27,8 +28,8 @@ from keysmith.models.base import (
     UtcDatetime,
     WithMeta,
     enum_column,
-    instance_of,
 )
+from keysmith.models.frozen import FrozenDict
 
 ERROR_STATUS = 400
 """A response with this status or a higher one counts as an error."""
@@ -107,11 +108,6 @@ class UsageCreate(UsageFields):
     key_id: Label
     created_at: UtcDatetime | None = None
 
-    @classmethod
-    def unchecked(cls, **fields: Any) -> Self:
-        """One for `record_usage`, which checks it: who makes one for every request saves half."""
-        return instance_of(cls, {**_DEFAULTS, "meta": {}, **fields})
-
     def checked(self) -> Self:
         """Itself, if it holds what validation leaves; else it is validated again.
 
@@ -120,16 +116,12 @@ class UsageCreate(UsageFields):
         """
         fields = self.__dict__
         try:
-            return self if _plain(**fields) else type(self).model_validate(fields)
+            return self if plain(**fields) else type(self).model_validate(fields)
         except TypeError:  # fields are missing, or of types that cannot be compared
             return type(self).model_validate(fields)
 
 
-_DEFAULTS = {"ip_address": "", "user_agent": "", "latency_ms": 0.0, "created_at": None}
-
-
-def _plain(
-    *,
+def plain(
     key_id: str,
     endpoint: str,
     method: str,
@@ -137,10 +129,10 @@ def _plain(
     ip_address: str,
     user_agent: str,
     latency_ms: float,
-    meta: dict[str, object],
-    created_at: datetime | None,
+    meta: Mapping[str, object] = FrozenDict(),
+    created_at: datetime | None = None,
 ) -> bool:
-    """Whether values are valid, told by conditions that are sufficient, and quick to look at."""
+    """Whether a `UsageCreate` of them is valid, by conditions that suffice and are quick to see."""
     text = "".join((key_id, endpoint, method, ip_address, user_agent))
     return (
         text.isascii()
@@ -154,7 +146,7 @@ def _plain(
         and 100 <= status_code <= 599
         and type(latency_ms) is float
         and 0.0 <= latency_ms <= MAX_LATENCY_MS
-        and type(meta) is dict
+        and type(meta) in (dict, FrozenDict)
         and not meta
         and (created_at is None or (type(created_at) is datetime and created_at.tzinfo is UTC))
     )
