@@ -311,6 +311,7 @@ def main() -> None:
     chosen = [mutant for mutant in chosen if asked.only is None or asked.only in mutant.path]
     results = _noted(asked.results, chosen)
     chosen = [mutant for mutant in chosen if mutant not in results]
+    asked.results.parent.mkdir(parents=True, exist_ok=True)
     with asked.results.open("a", buffering=1) as file:
         results |= run(
             chosen,

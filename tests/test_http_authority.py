@@ -39,6 +39,7 @@ BODIES = {
     ("PATCH", "/v1/policies/{policy_id}"): {},
     ("PATCH", "/v1/keys/{key_id}"): {},
     ("POST", "/v1/scopes"): {"name": "s"},
+    ("PATCH", "/v1/scopes/{scope_id}"): {},
 }
 
 
@@ -221,6 +222,8 @@ class TestNobodyHandsOutMoreThanTheyHave:
         [scope] = [
             s for s in engine.list_scopes(tenant_id="acme") if s.name == "keysmith:tenant:more"
         ]
+        for parent in (None, "keysmith:scopes:write"):
+            self.refused(writer.patch(f"/v1/scopes/{scope.id}", json={"parent": parent}))
         self.refused(writer.delete(f"/v1/scopes/{scope.id}"))
         engine.delete_scope(scope.id)
 

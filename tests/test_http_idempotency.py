@@ -209,9 +209,9 @@ class TestOverHttp:
             assert problem["errors"][0]["location"] == "header"
         assert once(api, "/keys", "x" * 255, {"name": "n"}).status_code == 201
 
-    @pytest.mark.parametrize("what", ["keys", "policies"])
+    @pytest.mark.parametrize("what", ["keys", "policies", "scopes"])
     def test_etags(self, api: httpx.Client, what: str) -> None:
-        made = api.post(f"/{what}", json={"name": f"etag {what}"})
+        made = api.post(f"/{what}", json={"name": f"etag-{what}"})
         document = made.json().get("key", made.json())
         path, tag = f"/{what}/{document['id']}", made.headers["etag"]
         assert api.get(path).headers["etag"] == tag

@@ -158,7 +158,17 @@ def test_scopes(api: httpx.Client) -> None:
     )
     assert api.request("DELETE", path, json={"scopes": ["a"]}).status_code == 204
     assert api.get(path).json() == {"items": [], "next": None}
-    assert api.delete(f"/scopes/{scope['id']}").status_code == 204
+    path = f"/scopes/{scope['id']}"
+    changed = api.patch(path, json={"description": "d", "metadata": {"n": 1}})
+    assert changed.json() == {**scope, "description": "d", "metadata": {"n": 1}}
+    is_problem(api.patch(path, json={"parent": "b"}), 409, "scope_loop")
+    is_problem(api.patch(path, json={"parent": "nope"}), 404, "scope_not_found")
+    is_problem(api.patch(path, json={"name": "c"}), 422, "invalid_input")
+    [below] = listed
+    alone = api.patch(f"/scopes/{below['id']}", json={"parent": None}).json()
+    assert alone == {**below, "parent": None}
+    assert api.get(path).json() == changed.json()
+    assert api.delete(path).status_code == 204
     is_problem(api.get(f"/scopes/{scope['id']}"), 404, "scope_not_found")
 
 
@@ -296,12 +306,12 @@ def test_wrong_input(
         ]),
         ("GET", "/keys/not-an-id", "key_not_found"),
         *((m, f"/policies/{NO_POLICY}", "policy_not_found") for m in READS_AND_WRITES),
-        *((m, f"/scopes/{NO_SCOPE}", "scope_not_found") for m in ("GET", "DELETE")),
+        *((m, f"/scopes/{NO_SCOPE}", "scope_not_found") for m in ("GET", "PATCH", "DELETE")),
         ("GET", "/nowhere", "http_404"),
     ],
 )  # fmt: skip
 def test_what_is_not_there(api: httpx.Client, method: str, path: str, code: str) -> None:
-    bodies = {"/scopes": {"scopes": []}, "policies": {"name": "n"}}
+    bodies = {f"/keys/{NO_KEY}/scopes": {"scopes": []}, "policies": {"name": "n"}}
     body = next((body for part, body in bodies.items() if part in path), {})
     sent = {} if method == "GET" else {"json": body}
     is_problem(api.request(method, path, **sent), 404, code)

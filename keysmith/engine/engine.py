@@ -448,16 +448,24 @@ class Engine:
         """The scopes that a key holds itself, by name, without those it is granted by them."""
         return self._scopes.of_key(key_id)
 
-    def update_scope(self, scope_id: str, data: ScopeUpdate) -> Scope:
+    def update_scope(
+        self, scope_id: str, data: ScopeUpdate, *, precondition: Precondition[Scope] | None = None
+    ) -> Scope:
         """Changes a scope's description, parent or metadata; its name is for good.
 
-        Raises `ScopeLoopError` for a parent that lies below the scope.
+        Raises `ScopeLoopError` for a parent that lies below the scope. For `precondition` see
+        `update_key`.
         """
-        return self._scopes.update(scope_id, data)
+        return self._scopes.update(scope_id, data, precondition)
 
-    def delete_scope(self, scope_id: str) -> None:
-        """Removes a scope. Keys lose it; scopes below it by `parent` stand alone."""
-        self._scopes.delete(scope_id)
+    def delete_scope(
+        self, scope_id: str, *, precondition: Precondition[Scope] | None = None
+    ) -> None:
+        """Removes a scope. Keys lose it; scopes below it by `parent` stand alone.
+
+        For `precondition` see `update_key`.
+        """
+        self._scopes.delete(scope_id, precondition)
 
     def assign_scopes(self, key_id: str, names: Iterable[str]) -> None:
         """Gives a key scopes; what it holds already stays.

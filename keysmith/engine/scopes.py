@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from keysmith.engine.context import Context
+from keysmith.engine.context import Context, Precondition
 from keysmith.engine.scope_names import covers, name_list
 from keysmith.errors import ScopeLoopError, ScopeNotAllowedError, ScopeNotFoundError
 from keysmith.ids import IdPrefix, new_id
@@ -62,17 +62,23 @@ class Scopes:
             return []
         return self._context.store.scopes.list(limit=limit, after=after, **narrowed)
 
-    def update(self, scope_id: str, data: ScopeUpdate) -> Scope:
+    def update(
+        self, scope_id: str, data: ScopeUpdate, precondition: Precondition[Scope] | None
+    ) -> Scope:
         with self._context.store.transaction():
             scope = self._context.scope(scope_id, for_update=True)
+            if precondition is not None:
+                precondition(scope)
             for name, value in data.changes().items():
                 setattr(scope, name, value)
             self._check_parent(scope)
             return self._context.store.scopes.update(scope)
 
-    def delete(self, scope_id: str) -> None:
+    def delete(self, scope_id: str, precondition: Precondition[Scope] | None) -> None:
         with self._context.store.transaction():
-            self._context.scope(scope_id, for_update=True)
+            scope = self._context.scope(scope_id, for_update=True)
+            if precondition is not None:
+                precondition(scope)
             self._context.store.scopes.delete(scope_id)
 
     def assign(self, key_id: str, names: Iterable[str]) -> None:

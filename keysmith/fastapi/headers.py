@@ -9,15 +9,16 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Header, Request, Response
 
 from keysmith.fastapi.problems import HTTPProblem
-from keysmith.models import KeyPublic, PolicyPublic
+from keysmith.models import KeyPublic, PolicyPublic, ScopePublic
 
-VersionedT = TypeVar("VersionedT", KeyPublic, PolicyPublic)
+Versioned = KeyPublic | PolicyPublic | ScopePublic
+VersionedT = TypeVar("VersionedT", KeyPublic, PolicyPublic, ScopePublic)
 
 _ETAG = re.compile(r'(W/)?("[^"]*")')
 
 
-def etag(document: KeyPublic | PolicyPublic) -> str:
-    """The version of a key or a policy, as an entity tag (RFC 9110, section 8.8.3).
+def etag(document: Versioned) -> str:
+    """The version of an object, as an entity tag (RFC 9110, section 8.8.3).
 
     It changes with all that somebody changes, and not with use: a key must not become impossible
     to edit because it is in use.
@@ -71,7 +72,7 @@ IfMatch = Annotated[str | None, Depends(_if_match)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 
 
-def require_match(if_match: str | None, document: KeyPublic | PolicyPublic) -> None:
+def require_match(if_match: str | None, document: Versioned) -> None:
     """Raises `HTTPProblem` with status 412 unless that is the version that the client knows."""
     if if_match is None or if_match.strip() == "*":
         return
