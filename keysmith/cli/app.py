@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from keysmith.cli import (
+    imports,
     keys,
     leaks,
     lifecycle,
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 keys.app.add_typer(lifecycle.app)
+keys.app.add_typer(imports.app)
 keys.app.add_typer(leaks.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")

@@ -77,7 +77,8 @@ class CommandLine(TyperGroup):
         except typer.TyperException as error:
             return _tell_usage(error, arguments, as_json=as_json)
         except ValidationError as error:
-            return _tell(ExitCode.USAGE, "invalid_input", _fields(error), as_json=as_json)
+            message = "\n".join(fields_of(error))
+            return _tell(ExitCode.USAGE, "invalid_input", message, as_json=as_json)
         except StoreError as error:
             return _tell(ExitCode.STORE, error.code, str(error), as_json=as_json)
         except KeysmithError as error:
@@ -123,15 +124,16 @@ def _without_long_words(message: str, arguments: list[str]) -> str:
     return message
 
 
-def _fields(error: ValidationError) -> str:
-    return "\n".join(
+def fields_of(error: ValidationError) -> list[str]:
+    """What is wrong, and with which field, without what was given."""
+    return [
         ": ".join(
             filter(
                 None, (".".join(map(str, each["loc"])), each["msg"].removeprefix(_PYDANTIC_PREFIX))
             )
         )
         for each in error.errors(include_input=False, include_url=False, include_context=False)
-    )
+    ]
 
 
 def _discard_output() -> None:

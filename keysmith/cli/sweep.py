@@ -68,7 +68,7 @@ class Sweep:
         """
         interrupted = False
         try:
-            with progress_bar(what.capitalize()) as progress, _interrupts() as asked:
+            with progress_bar(what.capitalize()) as progress, interrupts() as asked:
                 for number, key_id in enumerate(self.key_ids):
                     progress(number, len(self.key_ids))
                     if interrupted := asked():
@@ -152,7 +152,7 @@ def _keys(count: int) -> str:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
+def interrupts() -> Iterator[Callable[[], bool]]:
     """Gives what tells whether Ctrl-C was pressed. Whoever presses it twice ends the process."""
     pressed = False
 
