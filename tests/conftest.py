@@ -12,7 +12,13 @@ from hypothesis import HealthCheck, settings
 from keysmith import Engine, Plugin, SqliteStore
 from keysmith.testing import TurnableClock
 
-pytest_plugins = ["keysmith.testing.plugin", "pytester", "tests.command_line", "tests.adversity"]
+pytest_plugins = [
+    "keysmith.testing.plugin",
+    "pytester",
+    "tests.command_line",
+    "tests.adversity",
+    "tests.recording",
+]
 
 settings.register_profile(
     "keysmith",
