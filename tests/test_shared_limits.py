@@ -193,6 +193,7 @@ class TestEngine:
         assert result.rate_limit is not None
         assert result.rate_limit.remaining == 0
         for engine in (one, two):
+            engine.health()
             with pytest.raises(RateLimitedError):
                 engine.validate_key(created.raw_key)
 
@@ -235,6 +236,8 @@ class TestEngine:
             with pytest.raises(StoreUnavailableError, match="does not answer") as caught:
                 engine.validate_key(created.raw_key)
             assert "secret" not in str(caught.value)
+            with pytest.raises(StoreUnavailableError, match="does not answer"):
+                engine.health()
 
 
 class TestOpening:

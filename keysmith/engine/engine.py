@@ -486,8 +486,11 @@ class Engine:
         return self._context.now()
 
     def health(self) -> None:
-        """Raises `StoreUnavailableError` when the store cannot answer."""
+        """Raises `StoreUnavailableError` when the store, or what counts limits, cannot answer."""
         self._context.store.ping()
+        ping = getattr(self._context.limiter, "ping", None)
+        if ping is not None:
+            ping()
 
     def cache_statistics(self) -> CacheStatistics:
         """How often validation was answered from memory."""

@@ -104,7 +104,9 @@ class RateLimiter(Protocol):
     """Counts requests against limits. Give the engine one of your own to count elsewhere.
 
     One that never waits for a network says so with an attribute `immediate = True`, and is then
-    asked on the event loop of an `AsyncEngine`; any other, on a worker thread.
+    asked on the event loop of an `AsyncEngine`; any other, on a worker thread. One that may be
+    out of reach can have a method `ping()` that raises `StoreUnavailableError`: `Engine.health()`
+    calls it.
     """
 
     def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:

@@ -52,6 +52,9 @@ class Storage(Protocol):
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Adds to a counter, which begins as 0 and is forgotten after `expiry` seconds."""
 
+    def check(self) -> bool:
+        """Whether it answers."""
+
 
 class LimitsRateLimiter:
     """A `RateLimiter` that counts in a storage of the library `limits`, such as Redis.
@@ -85,14 +88,26 @@ class LimitsRateLimiter:
             if cost:
                 self._count(windows, key_id, limits, cost)
         except self._failure:
-            raise StoreUnavailableError(
-                f"Limits are counted in {self._scheme}, and it does not answer."
-            ) from None
+            raise self._silent() from None
         if not limits.rate_limit:
             return None
         left = limits.rate_limit - used[-1] - cost
         lasts = timedelta(seconds=windows[-1].seconds if used[-1] + cost else 0)
         return RateLimitStatus(limits.rate_limit, max(0, left), self._clock() + lasts)
+
+    def ping(self) -> None:
+        """Raises `StoreUnavailableError` if the storage does not answer."""
+        try:
+            answers = self._storage.check()
+        except self._failure:
+            answers = False
+        if not answers:
+            raise self._silent()
+
+    def _silent(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"Limits are counted in {self._scheme}, and it does not answer."
+        )
 
     def _count(self, windows: list[Window], key_id: str, limits: Limits, cost: int) -> None:
         now = self._clock()

@@ -38,7 +38,7 @@ def health_router(engine: Engine) -> APIRouter:
 
     @router.get("/readyz", responses=documented(503))
     def readyz() -> Status:
-        """Says that the store can be used, or answers with 503."""
+        """Says that the store and what counts limits can be used, or answers with 503."""
         check_ready(engine)
         return Status()
 
