@@ -35,6 +35,7 @@ CASES: dict[str, Callable[[Workshop], Pair]] = {
     "async_warm": cases.async_warm,
     "fastapi": routes.in_process,
     "fastapi_wrk": routes.behind_uvicorn,
+    "fastapi_wrk_floor": routes.floor_behind_uvicorn,
     "fastapi_floor": routes.floor,
     "scale_warm": cases.scale_warm,
     "scale_cold": cases.scale_cold,

@@ -49,6 +49,8 @@ class Mutant:
     number: int
     """Which of the module's mutants it is."""
     what: str
+    place: str
+    """The function or class that it is in, such as `Keys.create`; empty outside of all."""
 
     @property
     def module(self) -> str:
@@ -75,10 +77,20 @@ class Mutant:
 def mutants(path: Path) -> list[Mutant]:
     """All the mutants of a module, from its first line to its last."""
     found = []
-    for number, (node, _, _, _, change) in enumerate(_changes(ast.parse(path.read_text()))):
-        before, after = _text(node), _text(change(deepcopy(node)))
-        found.append(Mutant(str(path), node.lineno, number, f"{before}  ⇒  {after}"))
+    tree = ast.parse(path.read_text())
+    places = dict(_places(tree))
+    for number, (node, _, _, _, change) in enumerate(_changes(tree)):
+        what = f"{_text(node)} ⇒ {_text(change(deepcopy(node)))}"
+        found.append(Mutant(str(path), node.lineno, number, what, places[node]))
     return found
+
+
+def _places(tree: ast.AST, within: str = "") -> Iterator[tuple[ast.AST, str]]:
+    """Where each node is."""
+    for node in ast.iter_child_nodes(tree):
+        yield node, within
+        named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from _places(node, f"{within}.{node.name}".lstrip(".") if named else within)
 
 
 def _text(node: ast.AST) -> str:

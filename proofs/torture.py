@@ -41,6 +41,7 @@ TRIALS = {
     "tenants": 240,
     "fuzz": 600,
     "supply": 300,
+    "mistakes": 1200,
 }
 """In the order in which they run, and the seconds after which one hangs, on a busy machine, too."""
 

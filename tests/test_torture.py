@@ -25,9 +25,10 @@ def test_in_brief(name: str) -> None:
     assert module.trial(quick=True)
 
 
-def test_mutants_can_be_tried() -> None:
-    """To try them takes too long for a trial among others: `make mutants`."""
-    assert mutants.trial(quick=True)
+def test_what_is_judged_to_be_no_mistake_is_still_there() -> None:
+    every = {(mutant.path, mutant.place, mutant.what) for mutant in mutants.every()}
+    assert mutants.judged() - every == set()
+    assert mutants.judged()
 
 
 def test_the_last_line_of_a_trial_is_its_figure() -> None:
