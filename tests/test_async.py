@@ -17,6 +17,7 @@ import pytest
 from keysmith import (
     AsyncEngine,
     Engine,
+    InsufficientScopeError,
     InvalidKeyError,
     InvalidStateTransitionError,
     KeyCreate,
@@ -25,6 +26,8 @@ from keysmith import (
     KeyRevokedError,
     PolicyCreate,
     PolicyUpdate,
+    PolicyViolationError,
+    QuotaExceededError,
     RateLimitedError,
     SqliteStore,
     StoreUnavailableError,
@@ -194,6 +197,43 @@ class CountingElsewhere:
         if len(self.threads) > 2:
             raise RateLimitedError(retry_after=1)
         return None
+
+
+def test_what_a_request_is_like_reaches_the_thread(path: Path, clock: TurnableClock) -> None:
+    rules = {
+        "allowed_ips": ["10.0.0.0/8"],
+        "allowed_origins": ["https://app.example"],
+        "allowed_methods": ["GET"],
+        "allowed_paths": ["/users/*"],
+        "daily_quota": 5,
+    }
+
+    async def test() -> None:
+        async with AsyncEngine(Engine(SqliteStore(path), clock=clock)) as engine:
+            assert await engine.now() == clock.now
+            await engine.ensure_scopes(["read"])
+            policy = await engine.create_policy(PolicyCreate(name="p", **rules))
+            data = KeyCreate(name="k", policy_id=policy.id, scopes=["read"])
+            for missing in ("nothing", "ip", "origin", "method", "path"):
+                raw_key = (await engine.create_key(data)).raw_key
+                request = {
+                    "ip": "10.0.0.1",
+                    "origin": "https://app.example",
+                    "method": "GET",
+                    "path": "/users/17",
+                }
+                if request.pop(missing, None) is None:
+                    await engine.validate_key(raw_key, **request, scopes=["read"], cost=5)
+                    with pytest.raises(QuotaExceededError):
+                        await engine.validate_key(raw_key, **request)
+                else:
+                    with pytest.raises(PolicyViolationError):
+                        await engine.validate_key(raw_key, **request)
+            raw_key = (await engine.create_key(data)).raw_key
+            with pytest.raises(InsufficientScopeError):
+                await engine.validate_key(raw_key, **request, path="/users/17", scopes=["write"])
+
+    run(test)
 
 
 def test_limits_that_are_counted_elsewhere_are_not_waited_for_on_the_loop(

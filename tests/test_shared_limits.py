@@ -89,6 +89,14 @@ def test_who_waits_as_long_as_was_said_is_let_through(uri: str) -> None:
         limiter.take(KEY, limits, 1)
 
 
+def test_whoever_meets_a_window_that_filled_meanwhile_waits_until_it_is_empty(uri: str) -> None:
+    limiter, limits = LimitsRateLimiter(uri), Limits(1, HOUR, 0, 0, 0)
+    limiter.take(KEY, limits, 1)
+    refusal = limiter._acquire(_windows(KEY, limits), 1)
+    assert refusal is not None
+    assert refusal.retry_after > HOUR.total_seconds()
+
+
 def test_windows_are_whole_seconds_and_never_shorter_than_asked() -> None:
     for milliseconds, seconds in ((1, 1), (1000, 1), (1001, 2), (60_000, 60)):
         limits = Limits(1, timedelta(milliseconds=milliseconds), 1, 0, 0)

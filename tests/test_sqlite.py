@@ -86,6 +86,15 @@ def test_all_but_usage_is_on_the_disk_when_a_call_returns(path: Path) -> None:
         assert 1 in found
 
 
+def test_no_log_shows_the_rows_that_are_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "sqlalchemy")  # it looks at that when an engine is made
+    with SqliteStore(path) as store:
+        key = a_key(store)
+        assert store.keys.get(key.id).key_hash == key.key_hash
+        assert "FROM keysmith_keys" in caplog.text
+        assert key.key_hash not in caplog.text
+
+
 def test_paths_may_hold_anything(tmp_path: Path) -> None:
     for name in ("a b", "a?b#c%20d", "ключ", "a'b;c"):
         with SqliteStore(str(tmp_path / name)) as store:
