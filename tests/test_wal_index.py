@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -32,7 +33,13 @@ NO_COMMITS = [
     "BEGIN IMMEDIATE; INSERT INTO numbers VALUES (9); ROLLBACK",
 ]
 
-NAMES = ["plain.db", "with  spaces.db", "schlüssel %20.db", "-shm"]
+NAMES = [
+    "plain.db",
+    "with  spaces.db",
+    "schlüssel %20.db",
+    "-shm",
+    os.fsdecode(b"no \xff utf-8.db"),
+]
 
 
 @pytest.fixture(params=NAMES)
@@ -128,7 +135,7 @@ def test_it_is_none_where_several_have_mapped_it(
 ) -> None:
     assert wal_index_header(reader) is not None
     twice = tmp_path / "twice"
-    twice.write_text(Path("/proc/self/maps").read_text() * 2)
+    twice.write_bytes(Path("/proc/self/maps").read_bytes() * 2)
     monkeypatch.setattr(sqlite_wal_index, "_MAPPINGS", str(twice))
     assert wal_index_header(reader) is None
 
@@ -144,3 +151,16 @@ def test_it_is_none_once_its_file_was_removed(path: Path, reader: sqlite3.Connec
     assert wal_index_header(reader) is not None
     Path(f"{path}-shm").unlink()
     assert wal_index_header(reader) is None
+
+
+def test_it_is_not_that_of_the_database_that_was_replaced(
+    path: Path, reader: sqlite3.Connection, tmp_path: Path
+) -> None:
+    assert wal_index_header(reader) is not None
+    other = tmp_path / "other"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE numbers (number INTEGER)")
+    other.replace(path)
+    Path(f"{path}-wal").unlink()  # and not the other file, which the reader goes on with
+    with closing(sqlite3.connect(path)) as connection:
+        assert wal_index_header(connection) is None

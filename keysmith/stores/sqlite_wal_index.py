@@ -21,6 +21,8 @@ _FORMAT = 3_007_000
 
 _MAPPINGS = "/proc/self/maps"
 
+_PATH = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
+
 
 class Header(Protocol):
     """Memory that others write to."""
@@ -40,8 +42,13 @@ def wal_index_header(connection: sqlite3.Connection) -> Header | None:
     """
     # The first statement that reads has SQLite map it.
     connection.execute("PRAGMA data_version").fetchone()
-    [(_, _, path)] = [row for row in connection.execute("PRAGMA database_list") if row[1] == "main"]
-    addresses = _mapped(f"{path}-shm") if path else []
+    # A connection without WAL has mapped nothing, but others may have, under the same name: those
+    # that still have open what lay there before the database was replaced.
+    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        return None
+    # As bytes: a path need not be UTF-8, which a text would have to be.
+    [(path,)] = connection.execute(_PATH)
+    addresses = _mapped(path.decode("utf-8", "surrogateescape") + "-shm") if path else []
     if len(addresses) != 1:
         return None
     header: Header = (ctypes.c_char * HEADER_BYTES).from_address(addresses[0])
