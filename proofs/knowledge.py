@@ -41,7 +41,8 @@ class Knowledge:
     def tests(self, mutant: Mutant) -> list[int]:
         """The tests for a mutant: one of each function first, and of those the fastest.
 
-        Those in a file of the module's name come after the first few: they know it best.
+        Those in files of the module's name, and of its package's, come after the first few: they
+        know it best.
         """
         found = self._at(mutant)
         if not found:
@@ -54,9 +55,13 @@ class Knowledge:
             ranked.append((seen[function], self.seconds[test], test))
             seen[function] += 1
         fast = [test for _, _, test in sorted(ranked)]
-        noun = f"tests/test_{Path(mutant.path).stem.rpartition('_')[2]}"
-        home = [test for test in fast if self.names[test].startswith(noun)]
-        return list(dict.fromkeys([*fast[:HASTE], *home[:HOME], *fast]))
+        path = Path(mutant.path)
+        home = [
+            test
+            for noun in (path.stem.rpartition("_")[2], path.parent.name.rstrip("s"))
+            for test in [t for t in fast if self.names[t].startswith(f"tests/test_{noun}")][:HOME]
+        ]
+        return list(dict.fromkeys([*fast[:HASTE], *home, *fast]))
 
     def imported(self, mutant: Mutant) -> bool:
         """Whether only an import comes by its line."""

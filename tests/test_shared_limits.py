@@ -73,7 +73,8 @@ def test_a_moving_window(uri: str) -> None:
     assert (status.limit, status.remaining) == (3, 1)
     assert began + HOUR <= status.resets_at <= utc_now() + HOUR
     limiter.take(KEY, limits, 1)
-    assert HOUR.total_seconds() - 60 < refused(limiter, limits).retry_after <= 3600.001
+    time.sleep(0.01)
+    assert HOUR.total_seconds() - 60 < refused(limiter, limits).retry_after < 3600
     assert refused(limiter, limits, 3).retry_after == pytest.approx(3600.001)
     assert limiter.take("akey_2", limits, 3)
 

@@ -31,6 +31,7 @@ from keysmith import (
     UsageCreate,
     open_store,
 )
+from keysmith.stores.sqlite import OLDEST_SQLITE
 from keysmith.testing.contract.samples import a_key
 
 BRIEF = timedelta(milliseconds=50)
@@ -147,6 +148,8 @@ def test_an_old_sqlite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 35, 0))
     with pytest.raises(StoreUnavailableError, match="SQLite"):
         SqliteStore(":memory:")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", OLDEST_SQLITE)
+    SqliteStore(":memory:").close()
 
 
 # ---------------------------------------------------------------------------- errors

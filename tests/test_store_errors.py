@@ -391,6 +391,13 @@ def test_a_version_that_is_two(service: Service) -> None:
     service.fails(SchemaOutdatedError, r"Call store\.migrate\(\)", service.store.migrate)
 
 
+def test_a_column_that_somebody_has_removed(service: Service) -> None:
+    with sqlite3.connect(service.path) as other:
+        other.execute("ALTER TABLE keysmith_keys DROP COLUMN description")
+    other.close()
+    service.fails(SchemaOutdatedError, "no such column", service.read)
+
+
 def test_a_host_that_denies(service: Service) -> None:
     def deny(connection: sqlite3.Connection, _record: object) -> None:
         connection.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
