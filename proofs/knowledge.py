@@ -22,6 +22,9 @@ KNOWLEDGE = Path("build/mutants")
 ELSEWHERE = ("benchmarks", "cli_process", "examples", "package", "readme", "torture")
 """Tests that look at processes of their own, where no mutant is."""
 
+MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  # nosec B108
+"""Where files of tests do not wait for a disk, if there is such a place."""
+
 HASTE, HOME = 25, 75
 """Tests that come first, and of the module's own after them."""
 
@@ -92,6 +95,7 @@ def learn() -> Knowledge:
             [sys.executable, "-m", "proofs.knowledge", str(kept)],
             check=True,
             stdout=subprocess.DEVNULL,
+            env=os.environ | ({} if MEMORY is None else {"TMPDIR": str(MEMORY)}),
         )
     return Knowledge(**json.loads(kept.read_text()))
 

@@ -34,7 +34,7 @@ from typing import Any
 
 import pytest
 
-from proofs.knowledge import KNOWLEDGE, PACKAGES, Knowledge, learn
+from proofs.knowledge import KNOWLEDGE, MEMORY, PACKAGES, Knowledge, learn
 from proofs.mutations import Mutant, mutants
 
 AT_LEAST = 0.9
@@ -142,7 +142,7 @@ class Child:
 
     def __init__(self, mutant: Mutant, tests: list[str]) -> None:
         self.mutant, self.tests = mutant, tests
-        self._folder = tempfile.mkdtemp(prefix="keysmith-mutant-")
+        self._folder = tempfile.mkdtemp(prefix="keysmith-mutant-", dir=MEMORY)
         self._began = self._moved = time.monotonic()
         self._worked = 0
         self.pid = os.fork()
