@@ -55,7 +55,7 @@ class Mutant:
     @property
     def module(self) -> str:
         """The module's name."""
-        return self.path.removesuffix(".py").replace("/", ".")
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line} {self.what}"
