@@ -129,6 +129,15 @@ def test_what_cannot_be_imported_is_reported(
     assert "0 keys imported.\n1 there already" in shown.stdout
 
 
+def test_a_key_that_another_tenant_has_is_not_there_already(run: Run, file: Path) -> None:
+    lines = [line(RAW_KEYS[0], tenant_id="acme"), line(RAW_KEYS[0], tenant_id="other")]
+    result = run("keys import --json", written(file, *lines))
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["imported"], report["known"], report["left"]) == (1, 0, 0)
+    assert [(each["line"], each["code"]) for each in report["failed"]] == [(2, "conflict")]
+
+
 def test_from_standard_input_and_an_empty_one(run: Run) -> None:
     assert run("keys import -", input=json.dumps(line(RAW_KEYS[0]))).stdout == "1 key imported.\n"
     assert run("keys import -", input="") == (0, "0 keys imported.\n", "")

@@ -117,19 +117,20 @@ class _Import:
         except ValidationError as error:
             self._fail(number, "invalid_input", "; ".join(fields_of(error)))
         except KeysmithError as error:
-            if isinstance(error, ConflictError) and self._is_known(data.key_hash):
+            if isinstance(error, ConflictError) and self._is_known(data):
                 self._known += 1
             else:
                 self._fail(number, error.code, str(error))
         else:
             self._imported += 1
 
-    def _is_known(self, key_hash: str) -> bool:
+    def _is_known(self, data: ImportedKey) -> bool:
+        """Whether its tenant has it. What another tenant has is not there for this one."""
         try:
-            self._engine.store.keys.get_by_hash(key_hash)
+            found = self._engine.store.keys.get_by_hash(data.key_hash)
         except KeyNotFoundError:
             return False
-        return True
+        return found.tenant_id == data.tenant_id
 
     def _fail(self, number: int, code: str, message: str) -> None:
         self._failed.append({"line": number, "code": code, "message": message})
