@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -30,6 +32,7 @@ from keysmith import (
 )
 from keysmith.stores import credentials
 from keysmith.stores.schema import VERSION_TABLE
+from keysmith.stores.sqlite_connections import let_go_of_broken
 from tests.adversity import as_nobody, as_root, limited
 
 Call = Callable[[], object]
@@ -389,6 +392,26 @@ def test_a_version_that_is_two(service: Service) -> None:
         other.execute(f"INSERT INTO {VERSION_TABLE} VALUES ('ffff')")
     other.close()
     service.fails(SchemaOutdatedError, r"Call store\.migrate\(\)", service.store.migrate)
+
+
+@pytest.mark.parametrize(
+    ("code", "broken"),
+    [
+        (sqlite3.SQLITE_CORRUPT, True),
+        (sqlite3.SQLITE_IOERR_READ, True),
+        (sqlite3.SQLITE_READONLY_DBMOVED, True),
+        (sqlite3.SQLITE_BUSY, False),
+        (sqlite3.SQLITE_CONSTRAINT_UNIQUE, False),
+        (None, False),
+    ],
+)
+def test_what_a_connection_is_not_used_after(code: int | None, broken: bool) -> None:
+    error = sqlite3.OperationalError()
+    if code is not None:
+        error.sqlite_errorcode = code
+    context: Any = SimpleNamespace(original_exception=error, is_disconnect=False)
+    let_go_of_broken(context)
+    assert context.is_disconnect is broken
 
 
 def test_a_column_that_somebody_has_removed(service: Service) -> None:
