@@ -198,6 +198,49 @@ assert store.keys.get(key_id).state == "suspended"
     assert "forked within a transaction" in shown
 
 
+@pytest.mark.parametrize("ends", ["store.close()", "os._exit(0)"])
+def test_a_child_that_outlives_its_parent_has_locks_of_its_own(path: Path, ends: str) -> None:
+    """Else others would believe to be the last, and take the log away under the child."""
+    run(
+        path,
+        f"""
+import subprocess
+from keysmith import KeyRevokedError
+
+def elsewhere(call):
+    code = "import sys; from keysmith import *\\nwith Engine(SqliteStore(sys.argv[1])) as engine: "
+    done = subprocess.run([sys.executable, "-c", code + call, sys.argv[1]], capture_output=True,
+                          text=True, check=True)
+    return done.stdout.strip()
+
+engine.validate_key(created.raw_key)
+gone, told = os.pipe(), os.pipe()
+between = os.fork()
+if between == 0:
+    if os.fork():
+        engine.validate_key(created.raw_key)
+        {ends}
+        os._exit(0)
+    os.close(told[0])
+    os.read(gone[0], 1)  # until nobody else has the store open
+    engine.validate_key(created.raw_key)
+    elsewhere(f"engine.revoke_key({{key_id!r}})")
+    try:
+        engine.validate_key(created.raw_key)
+        os.write(told[1], b"still valid")
+    except KeyRevokedError:
+        engine.create_key(KeyCreate(name="by the child"))
+        os.write(told[1], elsewhere("print(engine.count_keys())").encode())
+    os._exit(0)
+os.waitpid(between, 0)
+store.close()
+os.close(told[1])
+os.write(gone[1], b"x")
+assert os.read(told[0], 100) == b"2"
+""",
+    )
+
+
 def test_workers_of_multiprocessing_write_what_they_recorded(path: Path) -> None:
     run(
         path,

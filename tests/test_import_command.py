@@ -56,7 +56,8 @@ def test_owners_notice_nothing(run: Run, file: Path, database: Path, template: T
         "environment": "test",
     }
     first, second, *_ = RAW_KEYS
-    result = run("keys import", written(file, line(first), "", line(second, **more)))
+    lines = ["\ufeff" + json.dumps(line(first)), "\r", line(second, **more)]
+    result = run("keys import", written(file, *lines))
     assert result == (0, "2 keys imported.\n", "")
     with Engine(SqliteStore(database)) as engine:
         assert engine.validate_key(first).key.hint == first[-4:]
@@ -86,12 +87,24 @@ def test_mistakes_are_told_by_line_and_nothing_is_imported(
         line(RAW_KEYS[3], hint="longer than four"),
         "{no json",
         {"key_hash": sha256(RAW_KEYS[4])},
+        line(RAW_KEYS[0], name="again"),
+        line(RAW_KEYS[4], **{f"{secret}\x1b[31m": 1}),
     ]
     result = run("keys import", written(file, *wrong))
     assert (result.exit_code, result.stdout) == (2, "")
-    for told in ("Nothing was imported", "2: key_hash", "3: raw_key", "4: hint", "5: Inv", "6: na"):
+    for told in (
+        "Nothing was imported",
+        "2: key_hash",
+        "3: another field",
+        "4: hint",
+        "5: Inv",
+        "6: na",
+        "7: key_hash: it is that of line 1",
+        "8: another field",
+    ):
         assert told in result.stderr
     assert secret not in result.stderr
+    assert "\x1b" not in result.stderr
     assert count(database) == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -124,16 +124,20 @@ def _without_long_words(message: str, arguments: list[str]) -> str:
     return message
 
 
-def fields_of(error: ValidationError) -> list[str]:
-    """What is wrong, and with which field, without what was given."""
-    return [
-        ": ".join(
-            filter(
-                None, (".".join(map(str, each["loc"])), each["msg"].removeprefix(_PYDANTIC_PREFIX))
-            )
-        )
-        for each in error.errors(include_input=False, include_url=False, include_context=False)
-    ]
+def fields_of(error: ValidationError, known: Collection[str] = ()) -> list[str]:
+    """What is wrong, and with which field, without what was given.
+
+    With names of fields that are `known`, no other is told: it may be a secret in a wrong place.
+    """
+    told = []
+    for each in error.errors(include_input=False, include_url=False, include_context=False):
+        where = ".".join(map(str, each["loc"]))
+        if known and where:
+            name = str(each["loc"][0])
+            where = name if name in known else "another field"
+        message = each["msg"].removeprefix(_PYDANTIC_PREFIX)
+        told.append(f"{where}: {message}" if where else message)
+    return told
 
 
 def _discard_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
@@ -33,6 +34,8 @@ class ImportedKey(KeyCreate):
     hint: Hint = ""
 
 
+FIELDS = {*ImportedKey.model_fields, "metadata"}
+
 Lines = list[tuple[int, ImportedKey]]
 """With the numbers of the lines."""
 
@@ -57,13 +60,20 @@ def _read(file: Iterable[bytes]) -> Lines:
     """All lines, or else what is wrong with them: nothing has been imported then."""
     lines: Lines = []
     mistakes: list[str] = []
+    first_with: dict[tuple[str, str], int] = {}
     for number, line in enumerate(file, 1):
-        if not line.strip():
+        text = line.removeprefix(BOM_UTF8).strip()
+        if not text:
             continue
         try:
-            lines.append((number, ImportedKey.model_validate_json(line)))
+            key = ImportedKey.model_validate_json(text)
         except ValidationError as error:
-            mistakes += [f"line {number}: {mistake}" for mistake in fields_of(error)]
+            mistakes += [f"line {number}: {mistake}" for mistake in fields_of(error, FIELDS)]
+            continue
+        first = first_with.setdefault((key.tenant_id, key.key_hash), number)
+        if first != number:
+            mistakes.append(f"line {number}: key_hash: it is that of line {first}")
+        lines.append((number, key))
     if mistakes:
         more = len(mistakes) - SHOWN
         shown = [*mistakes[:SHOWN], *([f"and {more:,} more"] if more > 0 else [])]

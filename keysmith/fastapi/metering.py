@@ -37,7 +37,7 @@ async def record(
     key_id: str,
     *,
     endpoint: str,
-    method: str,
+    method: str | None,
     status: int,
     address: str | None,
     user_agent: str = "",
@@ -51,7 +51,7 @@ async def record(
         await engine._note_usage(  # noqa: SLF001
             key_id,
             _label(endpoint, 1024),
-            _label(method, 32),
+            _label(method or "", 32),
             status,
             _label(address or "", 64),
             _label(user_agent, 1024),

@@ -156,8 +156,10 @@ class SqliteCredentials:
         pause_for_fork(self)
 
     def pause(self) -> None:
-        """Keeps everybody from the connection."""
+        """Keeps everybody from the connection, and closes it: see `Database.pause`."""
         self._paused = self._lock.acquire(timeout=PATIENCE)
+        if self._paused:
+            self._drop()
 
     def resume(self) -> None:
         """Lets them use it."""

@@ -42,18 +42,21 @@ class Database:
         *,
         translate: Translate,
         patience: float,
+        kept_by_connections: bool = False,
     ) -> None:
         """The writers share `engine`'s pool, and begin transactions that may write.
 
         What `writer` commits is on the disk; what `lax_writer` commits is with the system.
         `translate` makes a `KeysmithError` of what SQLAlchemy or the driver raised. A writer queues
-        for `patience` seconds at most.
+        for `patience` seconds at most. A database that is `kept_by_connections` is gone when the
+        last of them is closed.
         """
         self.engine = engine
         self.translate = translate
         self._writer = writer
         self._lax_writer = lax_writer
         self._patience = min(patience, threading.TIMEOUT_MAX)
+        self._kept_by_connections = kept_by_connections
         self._schema_checked = False
         self._closed = False
         self._locked_out = False
@@ -68,8 +71,14 @@ class Database:
         self._writing = False
 
     def pause(self) -> None:
-        """Keeps threads from beginning transactions, when those that are open have ended."""
+        """Keeps threads from beginning transactions, when those that are open have ended.
+
+        A file is not open while the process forks: SQLite would take the locks that the parent
+        holds on it for the child's own, and the child would hold none once the parent has ended.
+        """
         self._gate.close(inside=0 if self.joined() is None else 1)
+        if not self._kept_by_connections:
+            self.engine.dispose()
 
     def resume(self) -> None:
         """Lets them begin."""

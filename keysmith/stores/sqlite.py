@@ -85,6 +85,7 @@ class SqliteStore:
             lax_writer=engine.execution_options(keysmith_synchronous="NORMAL"),
             translate=lambda error: translate(error, self._path),
             patience=self._busy_timeout,
+            kept_by_connections=self._path is None,
         )
         self.keys = SqlKeyRepository(self._database)
         self.policies = SqlPolicyRepository(self._database)
