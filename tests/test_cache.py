@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -431,7 +432,8 @@ def test_a_cold_validation_is_one_statement_and_a_warm_one_none(on_file: Engine)
         assert [statement.split()[0] for statement in looked] == ["SELECT"]
         statements.clear()
         assert outcome(on_file, raw_key, scopes=["a:b"]) == "valid"
-        assert [statement for statement in statements if "data_version" not in statement] == []
+        if sys.platform == "linux":
+            assert statements == []
     assert [statement for statement in other if "keysmith_policies" in statement] == []
 
 

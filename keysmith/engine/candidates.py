@@ -43,6 +43,7 @@ class Candidate:
         "result",
         "rotation",
         "rules",
+        "timeless",
         "version",
     )
 
@@ -60,6 +61,8 @@ class Candidate:
         """Whether the outgoing secret's grace has ended for good, should the clock be put back."""
         self.rules = Rules.of(credential.policy)
         self.limits = Limits.of(credential.policy)
+        self.timeless = self.limits is None and self.expires_at is self.grace_ends is None
+        """Whether nothing about it depends on when it is used, or how often."""
         granted, allowed = credential.granted, credential.allowed
         if allowed is not None:
             granted = frozenset(name for name in granted if covers(allowed, name))
@@ -102,15 +105,16 @@ class Candidates:
 
     def find(self, raw_key: str) -> Candidate:
         """The candidate. Raises `InvalidKeyError` for a raw key that is malformed or unknown."""
-        return self._find(self._hash(check_form(raw_key)))
+        key_hash = self._hash(check_form(raw_key))
+        return self._find(key_hash, self._known.get(key_hash))
 
     def find_again(self, raw_key: str) -> Candidate | None:
         """As `find`, for a secret that was found before; `None` for one that was not."""
         key_hash = self._hash(check_form(raw_key))
-        return self._find(key_hash) if key_hash in self._known else None
-
-    def _find(self, key_hash: str) -> Candidate:
         known = self._known.get(key_hash)
+        return None if known is None else self._find(key_hash, known)
+
+    def _find(self, key_hash: str, known: Candidate | None) -> Candidate:
         # Before the row is read: what changes in between makes the candidate old, never wrong.
         version = self._version()
         if known is not None and known.version == version and version is not None:

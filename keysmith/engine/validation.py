@@ -102,7 +102,7 @@ class Validation:
             if known is None:
                 return None
             candidate, now = known, context.now()
-            if self._waits(candidate, now):
+            if not candidate.timeless and self._waits(candidate, now):
                 context.candidates.hits -= 1  # it will be found once more, and counts once
                 return None
         else:
