@@ -380,7 +380,7 @@ def test_no_call_holds_the_loop_up_while_another_process_writes(path: Path) -> N
 
     worst = run(test)
     print(f"the loop stood still for {worst * 1000:.1f} ms at most")
-    assert worst < HELD / 4
+    assert worst < HELD / 2  # who waits for the lock stands still for all of it
 
 
 def test_a_full_buffer_is_not_waited_for_on_the_loop(
