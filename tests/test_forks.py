@@ -198,7 +198,9 @@ assert store.keys.get(key_id).state == "suspended"
     assert "forked within a transaction" in shown
 
 
-@pytest.mark.parametrize("ends", ["store.close()", "os._exit(0)"])
+@pytest.mark.parametrize(
+    "ends", ["os._exit(0)", pytest.param("store.close()", marks=pytest.mark.slow)]
+)
 def test_a_child_that_outlives_its_parent_has_locks_of_its_own(path: Path, ends: str) -> None:
     """Else others would believe to be the last, and take the log away under the child."""
     run(

@@ -157,6 +157,7 @@ def test_from_standard_input_and_an_empty_one(run: Run) -> None:
     assert run("keys import missing.jsonl").exit_code == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_between_two_keys(database: Path, file: Path) -> None:
     lines, before = [line(f"many-{number}") for number in range(5_000)], count(database)
     written(file, *lines)
