@@ -144,6 +144,13 @@ def test_it_is_none_where_mappings_cannot_be_read(
     assert wal_index_header(reader) is None
 
 
+def test_it_is_none_in_a_python_without_ctypes(
+    reader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_wal_index, "ctypes", None)
+    assert wal_index_header(reader) is None
+
+
 def test_it_is_none_where_several_have_mapped_it(
     reader: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,15 @@ comparison, after four file locks and a statement: fifty times as dear.
 
 from __future__ import annotations
 
-import ctypes
 import sqlite3
 import sys
-from typing import Protocol
+from typing import Any, Protocol
+
+ctypes: Any
+try:
+    import ctypes
+except ImportError:  # pragma: no cover  a Python that was built without it
+    ctypes = None
 
 HEADER_BYTES = 48
 """What a commit changes: the first of the two copies."""
@@ -38,7 +43,9 @@ def wal_index_header(connection: sqlite3.Connection) -> Header | None:
     It is found where SQLite has mapped it: to open the file once more, and ever to close it, would
     drop the locks that SQLite holds on it (https://sqlite.org/howtocorrupt.html, section 2.2).
     `None` where it cannot be told for sure which it is: without WAL, in a memory database, outside
-    of Linux, or if a second SQLite in this process has the file open. Raises `sqlite3.Error`.
+    of Linux, without `ctypes`, or if a second SQLite in this process has the file open.
+
+    Raises `sqlite3.Error`.
     """
     # The first statement that reads has SQLite map it.
     connection.execute("PRAGMA data_version").fetchone()
@@ -49,7 +56,7 @@ def wal_index_header(connection: sqlite3.Connection) -> Header | None:
     # As bytes: a path need not be UTF-8, which a text would have to be.
     [(path,)] = connection.execute(_PATH)
     addresses = _mapped(path.decode("utf-8", "surrogateescape") + "-shm") if path else []
-    if len(addresses) != 1:
+    if len(addresses) != 1 or ctypes is None:
         return None
     header: Header = (ctypes.c_char * HEADER_BYTES).from_address(addresses[0])
     return header if int.from_bytes(header.raw[:4], sys.byteorder) == _FORMAT else None
