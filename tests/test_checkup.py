@@ -123,7 +123,10 @@ def test_a_damaged_page(path: Path, damage: Callable[[bytes], bytes], said: str)
     assert "Restore" in found
 
 
-ORPHANS = "UPDATE keysmith_rotations SET key_id = 'akey_' || substr(key_id, 6, 25) || 'x'"
+ORPHANS = """
+    UPDATE keysmith_rotations SET key_id = substr(key_id, 1, 30)
+        || CASE substr(key_id, 31) WHEN 'x' THEN 'y' ELSE 'x' END
+"""
 
 ALTERED: dict[str, tuple[str, str, str]] = {
     "orphans": ("references", ORPHANS, "in: keysmith_rotations"),
