@@ -78,18 +78,21 @@ def test_up_check_down_and_up_again(tmp_path: Path, filled: bool) -> None:
         assert store.keys.list() == []
 
 
-def test_the_command_and_the_store_agree(tmp_path: Path) -> None:
-    by_store, by_command = tmp_path / "store.db", tmp_path / "command.db"
-    with SqliteStore(by_store) as store:
-        store.migrate()
+def test_the_command_and_the_store_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_new", {})
+    by_command, by_store, by_store_again = (tmp_path / f"{number}.db" for number in range(3))
     alembic(by_command, "upgrade", "head")
+    for path in (by_store, by_store_again):
+        with SqliteStore(path) as store:
+            store.migrate()
     dumps = []
-    for path in (by_store, by_command):
+    for path in (by_command, by_store, by_store_again):
         with sqlite3.connect(path) as connection:
-            dumps.append(list(connection.iterdump()))
+            entries = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY rowid")
+            dumps.append([*entries, *connection.iterdump()])
         connection.close()
-    assert dumps[0] == dumps[1]
-    assert alembic(by_store, "check").returncode == 0
+    assert dumps[0] == dumps[1] == dumps[2]
+    assert alembic(by_store_again, "check").returncode == 0
 
 
 def test_revision_autogenerate_finds_nothing_to_do(tmp_path: Path) -> None:

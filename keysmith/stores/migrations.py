@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +16,7 @@ from alembic.util import CommandError
 
 from keysmith.errors import SchemaOutdatedError
 from keysmith.models import metadata
-from keysmith.stores.schema import VERSION_TABLE, check_schema, scripts_folder
+from keysmith.stores.schema import VERSION_TABLE, VERSIONS, check_schema, scripts_folder
 
 _TABLE_PREFIX = "keysmith_"
 
@@ -55,6 +57,30 @@ def upgrade(connection: sa.Connection) -> None:
                 # Alembic does not know the revision that the database is at.
                 check_schema(connection)
                 raise SchemaOutdatedError from None
+
+
+def upgrade_sqlite(connection: sa.Connection) -> None:
+    """As `upgrade`; of the empty databases of a process, only the first takes Alembic's time.
+
+    What the revisions make of it, SQLite tells as statements, which make the next ones: for tests,
+    each of which begins with a database of its own.
+    """
+    folder, empty = scripts_folder(), not connection.exec_driver_sql(_STATEMENTS).all()
+    if not empty or folder not in _new:
+        upgrade(connection)
+        if empty:
+            made = connection.exec_driver_sql(_STATEMENTS).scalars().all()
+            _new[folder] = made, connection.scalars(sa.select(VERSIONS.c.version_num)).one()
+        return
+    statements, version = _new[folder]
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+    connection.execute(sa.insert(VERSIONS).values(version_num=version))
+
+
+_STATEMENTS = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+_new: dict[Path, tuple[Sequence[str], str]] = {}
+"""What makes a new database, and its revision, by the folder of the revisions."""
 
 
 def _include_name(name: str | None, kind: str, parents: Any) -> bool:

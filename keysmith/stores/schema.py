@@ -15,6 +15,8 @@ from keysmith.errors import SchemaOutdatedError
 VERSION_TABLE = "keysmith_alembic_version"
 """Where Alembic counts Keysmith's revisions: apart from those of the host, in the same database."""
 
+VERSIONS = sa.table(VERSION_TABLE, sa.column("version_num"))
+
 
 def scripts_folder() -> Path:
     """The folder with `env.py` and the revisions: in the wheel, or at the root of a checkout."""
@@ -37,8 +39,7 @@ def check_schema(connection: sa.Connection) -> None:
             "This database has no Keysmith tables yet. "
             "Call store.migrate(), or run `keysmith migrate` or `alembic upgrade head`."
         )
-    version = sa.table(VERSION_TABLE, sa.column("version_num"))
-    found = connection.scalar(sa.select(version.c.version_num))
+    found = connection.scalar(sa.select(VERSIONS.c.version_num))
     if found == revisions()[-1]:
         return
     if found is None or found in revisions():

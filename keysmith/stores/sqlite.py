@@ -144,7 +144,7 @@ class SqliteStore:
         from keysmith.stores import migrations  # noqa: PLC0415  Alembic, for this call alone
 
         with self.migration() as connection:
-            migrations.upgrade(connection)
+            migrations.upgrade_sqlite(connection)
 
     @contextmanager
     def migration(self) -> Iterator[sa.Connection]:
