@@ -106,6 +106,12 @@ CASES: dict[str, Any] = {
     "keys list --created-by alice": named("main"),
     "keys list --limit 1": named("asleep"),
     "keys list --after {office}": named("main"),
+    "keys count": {"count": 3},
+    "keys count --tenant acme": {"count": 1},
+    "keys count --app web": {"count": 1},
+    "keys count --state active": {"count": 2},
+    "keys count --environment test --policy {policy}": {"count": 1},
+    "keys count --created-by nobody": {"count": 0},
     "keys show {main}": {"name": "main", "scopes": ["read"], "policy_id": None},
     "keys update {main} --name new --description '' --meta '{{}}' --policy {policy} "
     "--expires-at 2998-01-01T00:00:00Z": {

@@ -247,8 +247,10 @@ def test_filters(api: httpx.Client) -> None:
         ({"state": "revoked"}, []),
         ({}, ["test", "live"]),
     ):
-        found = api.get("/keys", params={"tenant_id": "fil", **query}).json()["items"]
+        given = {"tenant_id": "fil", **query}
+        found = api.get("/keys", params=given).json()["items"]
         assert [each["environment"] for each in found] == expected
+        assert api.get("/keys/count", params=given).json() == {"count": len(expected)}
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,7 @@ def test_filters(api: httpx.Client) -> None:
         ("GET", "/keys", {"params": {"cursor": "x"}}, "cursor"),
         ("GET", "/keys", {"params": {"state": "asleep"}}, "state"),
         ("GET", "/keys", {"params": {"colour": "red"}}, "colour"),
+        ("GET", "/keys/count", {"params": {"limit": 1}}, "limit"),
         ("GET", f"/keys/{NO_KEY}/rotations", {"params": {"limit": "many"}}, "limit"),
         ("GET", "/usage", {"params": {"since": "1767225600"}}, "since"),
         ("GET", "/usage", {"params": {"until": "2026-01-01T00:00:00"}}, "until"),

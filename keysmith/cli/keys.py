@@ -65,6 +65,16 @@ ExpiresAt = Annotated[
 ExpiresIn = Annotated[
     timedelta | None, duration_option("--expires-in", "How long from now it expires.")
 ]
+OfState = Annotated[KeyState | None, typer.Option("--state", help="Only those in this state.")]
+OfEnvironment = Annotated[
+    Environment | None, typer.Option("--environment", help="Only those of this environment.")
+]
+OfPolicy = Annotated[
+    str | None, typer.Option("--policy", metavar="ID", help="Only those that bear this policy.")
+]
+CreatedBy = Annotated[
+    str | None, typer.Option("--created-by", help="Only those that this one asked for.")
+]
 
 
 @app.command()
@@ -116,16 +126,10 @@ def list_keys(
     *,
     tenant: OfTenant = None,
     app: OfApp = None,
-    state: Annotated[KeyState | None, typer.Option(help="Only those in this state.")] = None,
-    environment: Annotated[
-        Environment | None, typer.Option(help="Only those of this environment.")
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only those that bear this policy.")
-    ] = None,
-    created_by: Annotated[
-        str | None, typer.Option(help="Only those that this one asked for.")
-    ] = None,
+    state: OfState = None,
+    environment: OfEnvironment = None,
+    policy: OfPolicy = None,
+    created_by: CreatedBy = None,
     limit: Limit = None,
     after: After = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
@@ -145,6 +149,31 @@ def list_keys(
         )
     keys = [KeyPublic.model_validate(key) for key in found]
     print_objects(keys, COLUMNS, as_json=as_json, empty="There are no such keys.")
+
+
+@app.command()
+def count(
+    *,
+    tenant: OfTenant = None,
+    app: OfApp = None,
+    state: OfState = None,
+    environment: OfEnvironment = None,
+    policy: OfPolicy = None,
+    created_by: CreatedBy = None,
+    database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Count keys."""
+    with open_engine(database_url) as engine:
+        found = engine.count_keys(
+            tenant_id=tenant,
+            app_id=app,
+            state=state,
+            environment=environment,
+            policy_id=policy,
+            created_by=created_by,
+        )
+    print_fields({"count": found}, as_json=as_json)
 
 
 @app.command()

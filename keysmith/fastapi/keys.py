@@ -14,7 +14,9 @@ from keysmith.fastapi.headers import IdempotencyKey, IfMatch, require_match, ver
 from keysmith.fastapi.metering import meter
 from keysmith.fastapi.problems import FieldProblem, ProblemRoute, as_problem
 from keysmith.fastapi.schemas import (
+    Count,
     IssuedKey,
+    KeyFilter,
     KeyPage,
     KeyQuery,
     RevokeRequest,
@@ -49,6 +51,12 @@ def create_key(
 def list_keys(query: Annotated[KeyQuery, Query()], caller: ReadKeys) -> KeyPage:
     """Lists keys, newest first."""
     return KeyPage.of(caller.engine.list_keys(**query.page()), query.limit)
+
+
+@router.get("/count")
+def count_keys(query: Annotated[KeyFilter, Query()], caller: ReadKeys) -> Count:
+    """Counts keys."""
+    return Count(count=caller.engine.count_keys(**query.model_dump(exclude_none=True)))
 
 
 @router.post("/validate", response_model=ValidKey)

@@ -152,6 +152,12 @@ class KeyPage(Page[KeyPublic]):
     """Keys, newest first."""
 
 
+class Count(BaseModel):
+    """How many there are."""
+
+    count: int
+
+
 class PolicyPage(Page[PolicyPublic]):
     """Policies, newest first."""
 
@@ -177,12 +183,16 @@ class AggregatePage(Page[UsageAggregatePublic]):
         return f"{last.period_start.toordinal()}.{last.key_id}"
 
 
-class Query(BaseModel):
-    """Which part of a list. Unknown parameters are refused."""
+class Filter(BaseModel):
+    """Which objects. Unknown parameters are refused."""
 
     model_config = ConfigDict(
         extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
     )
+
+
+class Query(Filter):
+    """Which part of a list."""
 
     limit: Limit = DEFAULT_LIMIT
 
@@ -195,30 +205,35 @@ class Query(BaseModel):
         return asked
 
 
-class TenantQuery(Query):
+class TenantFilter(Filter):
     """Whose objects."""
 
     tenant_id: Label | None = None
     app_id: Label | None = None
 
 
-class KeyQuery(TenantQuery):
+class KeyFilter(TenantFilter):
     """Which keys."""
 
-    cursor: KeyId | None = None
     environment: Environment | None = None
     state: KeyState | None = None
     policy_id: Label | None = None
     created_by: Label | None = None
 
 
-class PolicyQuery(TenantQuery):
+class KeyQuery(KeyFilter, Query):
+    """Which keys, and which part of their list."""
+
+    cursor: KeyId | None = None
+
+
+class PolicyQuery(TenantFilter, Query):
     """Which policies."""
 
     cursor: PolicyId | None = None
 
 
-class ScopeQuery(TenantQuery):
+class ScopeQuery(TenantFilter, Query):
     """Which scopes."""
 
     cursor: ScopeId | None = None
