@@ -186,4 +186,6 @@ def _table(outcomes: Iterable[Outcome]) -> Table:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: whoever ends this ends the trial that is running, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     typer.run(main)
