@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import timeit
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,10 +86,21 @@ def test_x_forwarded_for(values: list[str], address: str | None) -> None:
         (["for=2001:db8::7"], None),
         ([""], None),
         (["for=1.2.3.4," * 1000], None),
+        ([" for=1.2.3.4 , for=10.0.0.5 ;by=10.0.0.1 "], "1.2.3.4"),
     ],
 )
 def test_forwarded(values: list[str], address: str | None) -> None:
     assert asked("10.0.0.1", *forwarded(*values)) == address
+
+
+def test_a_long_header_takes_no_more_than_its_length() -> None:
+    """Not the square of it: anybody can send one, without a key that is good."""
+
+    def time_of(length: int) -> float:
+        header = forwarded(f'for=1.2.3.4,{" " * length}"')
+        return min(timeit.repeat(lambda: asked("10.0.0.1", *header), number=1, repeat=5))
+
+    assert time_of(8000) < 10 * time_of(1000) + 0.01
 
 
 def test_two_headers_must_agree() -> None:

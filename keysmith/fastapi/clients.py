@@ -18,7 +18,7 @@ MAX_HEADER_LENGTH = 8192
 _networks: TypeAdapter[list[str]] = TypeAdapter(list[Network])
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR = re.compile(rf"""\s*(?:({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*"))?\s*([;,]|$)""")
+_PAIR = re.compile(rf"""\s*(?:({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")\s*)?([;,]|$)""")
 """A pair of the `Forwarded` header, perhaps none, and what follows it (RFC 7239, section 4)."""
 
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([0-9.]+)(?::\d{1,5})?|([0-9A-Fa-f:.]+)")
