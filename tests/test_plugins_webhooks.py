@@ -598,6 +598,8 @@ class TestAnswers:
             ("Sun, 01 Mar 2026 11:00:00 GMT", 0),
             ("Sun, 01 Mar 2026 12:02:00 -0000", None),
             ("soon", None),
+            ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+            ("Sun, 01 Mar 2026 12:02:00 +999999999999999999", None),
             ("-5", None),
             ("", None),
         ],

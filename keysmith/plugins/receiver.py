@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import (
@@ -61,7 +60,7 @@ class Answer:
             return float(self.retry_after)
         try:
             return max(0.0, (parsedate_to_datetime(self.retry_after) - now).total_seconds())
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
 
 
@@ -116,7 +115,7 @@ class Receiver:
         except HTTPError as error:
             with error:
                 return Answer(error.code, error.headers.get("Retry-After"))
-        except (OSError, HTTPException, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  nobody else is there to hear of it
             return Answer(problem=repr(getattr(error, "reason", error)))
 
     def _get_ready(self) -> None:
