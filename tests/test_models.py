@@ -246,6 +246,7 @@ def test_an_update_does_not_clear_what_cannot_be_empty(name: str) -> None:
         ("rate_limit_window", timedelta(0)),
         ("rate_limit_window", timedelta(microseconds=1500)),
         ("grace_period", timedelta(seconds=-1)),
+        ("grace_period", timedelta(days=3651)),
         ("max_key_lifetime", timedelta(0)),
         ("daily_quota", 1.5),
     ],

@@ -16,8 +16,7 @@ from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Rotation, RotationReason
 from keysmith.models.base import invalid
-from keysmith.models.policies import DEFAULT_GRACE_PERIOD, NonNegativeDuration
-from keysmith.models.rotations import MAX_GRACE
+from keysmith.models.policies import DEFAULT_GRACE_PERIOD, MAX_GRACE, NonNegativeDuration
 from keysmith.raw_keys import hint_of
 
 _duration: TypeAdapter[timedelta] = TypeAdapter(NonNegativeDuration)
@@ -80,7 +79,7 @@ class Rotations:
     def list(
         self, limit: int | None, after: str | None, filters: dict[str, Any]
     ) -> Sequence[Rotation]:
-        narrowed = self._context.narrow_by_key(filters)
+        narrowed = self._context.tenancy.narrow(filters)
         if narrowed is None:
             return []
         return self._context.store.rotations.list(limit=limit, after=after, **narrowed)

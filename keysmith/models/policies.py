@@ -37,6 +37,7 @@ from keysmith.models.base import (
 MAX_ENTRIES = 1000
 MAX_COUNT = 10**15
 DEFAULT_GRACE_PERIOD = timedelta(hours=24)
+MAX_GRACE = timedelta(days=3650)
 DEFAULT_RATE_LIMIT_WINDOW = timedelta(minutes=1)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -86,6 +87,7 @@ PathGlob = Annotated[str, StringConstraints(max_length=1024, pattern=r"^/[^\x00-
 Count = Annotated[StrictInt, Field(ge=0, le=MAX_COUNT)]
 PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
 NonNegativeDuration = Annotated[Duration, Field(ge=timedelta(0))]
+GracePeriod = Annotated[NonNegativeDuration, Field(le=MAX_GRACE)]
 
 
 class PolicyIdentity(Base):
@@ -133,7 +135,7 @@ class PolicyFields(WithMeta, Owned):
     """How long after its creation a key expires at the latest."""
     rotation_period: PositiveDuration | None = Field(default=None, sa_type=Milliseconds)
     """How long a secret may stay in use before its rotation is due."""
-    grace_period: NonNegativeDuration = Field(default=DEFAULT_GRACE_PERIOD, sa_type=Milliseconds)
+    grace_period: GracePeriod = Field(default=DEFAULT_GRACE_PERIOD, sa_type=Milliseconds)
     """How long a rotated secret goes on working."""
     daily_quota: StrictInt = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
     """Requests in a calendar day of UTC."""
@@ -179,7 +181,7 @@ class PolicyUpdate(Update):
     allowed_paths: list[PathGlob] | None = Field(default=None, max_length=MAX_ENTRIES)
     max_key_lifetime: PositiveDuration | None = None
     rotation_period: PositiveDuration | None = None
-    grace_period: NonNegativeDuration | None = None
+    grace_period: GracePeriod | None = None
     daily_quota: Count | None = None
     monthly_quota: Count | None = None
     meta: Meta | None = Field(

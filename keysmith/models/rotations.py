@@ -27,8 +27,7 @@ from keysmith.models.base import (
     UtcDatetime,
     enum_column,
 )
-
-MAX_GRACE = timedelta(days=3650)
+from keysmith.models.policies import MAX_GRACE
 
 
 class RotationReason(StrEnum):
