@@ -78,7 +78,9 @@ def application(engine: Engine) -> FastAPI:
     async def own(key: Key) -> Response:
         return PlainTextResponse("own", headers={"RateLimit-Policy": "mine"})
 
-    @app.get("/twice", dependencies=[Security(auth, scopes=["a"])])
+    tenants = APIKeyAuth(engine.for_tenant("default"))
+
+    @app.get("/twice", dependencies=[Security(auth, scopes=["a"]), Security(tenants)])
     async def twice(
         key: Key, also: Annotated[ValidationResult, Security(auth, scopes=["b"])]
     ) -> None: ...

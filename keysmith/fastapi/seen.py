@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-from keysmith.engine import Engine, ValidationResult
+from keysmith.engine import Engine, RateLimiter, ValidationResult
 from keysmith.fastapi.limits import rate_limit_headers
 
 _SCOPE_KEY = "keysmith"
@@ -13,7 +13,7 @@ _SCOPE_KEY = "keysmith"
 class Seen:
     """One for each request. It lies in the ASGI scope, and in the copies that others make of it."""
 
-    __slots__ = ("_engine", "address", "headers", "result", "scope")
+    __slots__ = ("_limiters", "address", "headers", "result", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -22,7 +22,7 @@ class Seen:
         self.address: str | None = None
         self.headers: dict[str, str] = {}
         """What the answer is to tell of the key's rate limit."""
-        self._engine: Engine | None = None
+        self._limiters: tuple[RateLimiter, ...] = ()
 
     @classmethod
     def of(cls, scope: Scope) -> Seen:
@@ -34,12 +34,13 @@ class Seen:
 
     def counted_for(self, engine: Engine) -> bool:
         """Whether the request counts already against the limits that this engine keeps."""
-        return self._engine is engine
+        return engine._context.limiter in self._limiters  # noqa: SLF001
 
     def note(
         self, engine: Engine, result: ValidationResult, address: str | None, scope: Scope
     ) -> None:
         """Remembers whose key it was; should several engines be asked, what the last one said."""
-        self._engine, self.result, self.address, self.scope = engine, result, address, scope
+        self._limiters = (*self._limiters, engine._context.limiter)  # noqa: SLF001
+        self.result, self.address, self.scope = result, address, scope
         if result.rate_limit is not None and result.policy is not None:
             self.headers = rate_limit_headers(result.rate_limit, result.policy, engine.now())
