@@ -173,6 +173,7 @@ CASES: dict[str, Any] = {
     "rotations list": [{"reason": "manual"}, {"reason": "scheduled"}],
     "rotations list --key {office}": [{"reason": "scheduled", "rotated_by": "cron"}],
     "rotations list --tenant acme": [{"reason": "manual"}],
+    "rotations list --app web": [{"reason": "scheduled"}],
     "rotations list --reason scheduled": [{"rotated_by": "cron"}],
     "rotations list --limit 1": [{"reason": "manual"}],
     "maintain --usage-retention 90d --unused-days 30": {
@@ -181,7 +182,7 @@ CASES: dict[str, Any] = {
         "unused": [],
     },
     "usage --key {main} --period monthly": [],
-    "usage --tenant acme --last 7d": [],
+    "usage --tenant acme --app web --last 7d": [],
 }
 
 
@@ -222,7 +223,7 @@ TRIED_ELSEWHERE = {
     "keys create": {"--idempotency-key"},
     "keys rotate": {"--idempotency-key"},
     "rotations list": {"--after"},
-    "requests list": {"--key", "--tenant", "--since", "--until", "--limit", "--after"},
+    "requests list": {"--key", "--tenant", "--app", "--since", "--until", "--limit", "--after"},
     "usage": {"--by-key", "--since", "--until", "--limit"},
     "maintain": {"--every"},
     "backup": {"--force"},
@@ -331,7 +332,10 @@ def test_a_key_that_is_not_good_for_it(
     key = "main" if "scope" in options else "office"
     result = run(f"keys validate --json {options}", input=template.raw_keys[key])
     assert (result.exit_code, result.stdout) == (1, "")
-    assert json.loads(result.stderr)["error"]["code"] == code
+    error = json.loads(result.stderr)["error"]
+    assert (error["code"], error["tenant_id"]) == (code, "default")
+    told = run(f"keys validate {options}", input=template.raw_keys[key]).stderr
+    assert f"key_id: {error['key_id']}" in told.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -699,6 +699,11 @@ class TestTenants:
         assert engine.validate_key(created.raw_key)
         assert acme.tenant_id == "acme"
 
+    @pytest.mark.parametrize("nobody", [None, "", 7])
+    def test_what_is_no_tenant_is_not_all_of_them(self, engine: Engine, nobody: Any) -> None:
+        with pytest.raises(ValidationError):
+            engine.for_tenant(nobody)
+
     def test_another_tenants_objects_do_not_exist(
         self, engine: Engine, clock: TurnableClock
     ) -> None:
@@ -765,8 +770,7 @@ class TestTenants:
         with pytest.raises(TenantMismatchError):
             search.for_tenant("acme", app_id="billing")
         assert search.list_keys() == []
-        with pytest.raises(KeyNotFoundError):
-            search.list_rotations(key_id=created.key.id)
+        assert search.list_rotations(key_id=created.key.id) == search.list_rotations() == []
         assert len(billing.list_rotations(key_id=created.key.id)) == 1
         assert engine.for_tenant("acme").get_key(created.key.id).app_id == "billing"
 

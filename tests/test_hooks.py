@@ -739,7 +739,7 @@ class TestWhatIsTold:
         [(_, (key,))] = recorder.events
         assert (key.name, key.meta) == ("n", {"a": 1})  # type: ignore[attr-defined]
 
-    def test_a_request_is_a_copy_in_the_tenant_it_was_for(
+    def test_a_request_is_a_copy_in_the_tenant_that_asked(
         self, engine: Engine, recorder: Recorder
     ) -> None:
         data = KeyCreate(name="n", scopes=["nope"])
@@ -751,7 +751,8 @@ class TestWhatIsTold:
         assert error.names == ("nope",)  # type: ignore[attr-defined]
         with pytest.raises(TenantMismatchError):
             engine.for_tenant("acme").create_key(KeyCreate(name="n", tenant_id="globex"))
-        assert recorder.events[1][1][0].tenant_id == "globex"  # type: ignore[attr-defined]
+        told = recorder.events[1][1][0]
+        assert told.tenant_id == "acme", "globex is not to hear of it"  # type: ignore[attr-defined]
 
     def test_scopes_are_told_where_they_change(self, engine: Engine, recorder: Recorder) -> None:
         engine.ensure_scopes(["a", "b"])

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
+from fastapi import FastAPI, Header
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from keysmith import (
@@ -23,6 +25,7 @@ from keysmith import (
     RequestRepeatedError,
     SqliteStore,
 )
+from keysmith.fastapi import Authority, management_router
 from keysmith.server import Settings, create_app, prepare
 from tests.conftest import Recorder, TurnableClock
 from tests.serving import client, is_problem, serving
@@ -199,6 +202,18 @@ class TestOverHttp:
             with client(url, engine.create_key(caller).raw_key) as other:
                 theirs = once(other, "/keys", "shared", {"name": "n"})
                 assert (theirs.status_code, theirs.json()["key"]["id"] == mine) == (201, False)
+
+    def test_callers_whose_names_hold_spaces_do_not_meet(self, engine: Engine) -> None:
+        app = FastAPI()
+
+        def authorize(name: Annotated[str, Header(alias="X-Name")]) -> Authority:
+            return Authority(engine, ["keysmith"], name=name)
+
+        app.include_router(management_router(engine, authorize=authorize))
+        with TestClient(app) as api:
+            for name, key in (("alice smith", "1"), ("alice", "smith 1")):
+                sent = {"X-Name": name, "Idempotency-Key": key}
+                assert api.post("/v1/keys", json={"name": "n"}, headers=sent).status_code == 201
 
     def test_what_is_no_idempotency_key(self, api: httpx.Client) -> None:
         twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]

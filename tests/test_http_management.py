@@ -263,6 +263,8 @@ def test_filters(api: httpx.Client) -> None:
         ("POST", "/keys", {"json": {"name": "n", "sk_live_" + "x" * 49: 1}}, "(unknown)"),
         ("POST", "/keys", {"json": {"name": "n", "expires_at": "2020-01-01T00:00Z"}}, "expires_at"),
         ("POST", "/keys", {"json": {"name": "n", "expires_at": "2099-01-01T00:00"}}, "expires_at"),
+        ("POST", "/keys", {"json": {"name": "n", "expires_at": 4102444800}}, "expires_at"),
+        ("POST", "/keys", {"json": {"name": "n", "expires_at": "4102444800"}}, "expires_at"),
         ("POST", "/keys", {"json": {"name": "n", "scopes": ["A B"]}}, "scopes.0"),
         ("POST", "/keys", {"json": {"name": "n", "metadata": [1]}}, "metadata"),
         ("POST", "/keys", {"content": b"{", "headers": {"Content-Type": "application/json"}}, "1"),

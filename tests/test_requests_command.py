@@ -21,7 +21,8 @@ def keys(run: Run, database: Path) -> dict[str, str]:
     found = {}
     with Engine(SqliteStore(database)) as engine:
         for tenant, times in (("acme", 3), ("other", 1)):
-            found[tenant] = engine.create_key(KeyCreate(name="n", tenant_id=tenant)).key.id
+            data = KeyCreate(name="n", tenant_id=tenant, app_id=f"{tenant}'s")
+            found[tenant] = engine.create_key(data).key.id
             for hour in range(times):
                 engine.record_usage(
                     UsageCreate(
@@ -46,6 +47,7 @@ def listed(run: Run, *options: str) -> list[Any]:
     [
         ([], ["/acme/2", "/acme/1", "/acme/0", "/other/0"]),
         (["--tenant", "other"], ["/other/0"]),
+        (["--app", "other's"], ["/other/0"]),
         (["--key", "acme", "--limit", "2"], ["/acme/2", "/acme/1"]),
         (["--since", "2026-03-01T14:00:00+01:00", "--until", "2026-03-01T14:00Z"], ["/acme/1"]),
     ],

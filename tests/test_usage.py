@@ -58,6 +58,18 @@ class TestWhatReadsSee:
             [*_, first] = acme.query_usage(key_id=key_id)
             assert (first.status_code, first.tenant_id) == (300, "acme")
 
+    def test_of_an_app(self, engine: Engine) -> None:
+        shop, blog = (engine.for_tenant("acme", app_id=app_id) for app_id in ("shop", "blog"))
+        sold, read = a_key(shop), a_key(blog)
+        for key_id in (sold, sold, read):
+            engine.record_usage(request(key_id))
+        assert [record.key_id for record in shop.query_usage()] == [sold, sold]
+        assert [day.key_id for day in blog.aggregate_usage()] == [read]
+        assert [day.request_count for day in shop.summarize_usage()] == [2]
+        assert [day.request_count for day in engine.summarize_usage(app_id="blog")] == [1]
+        assert shop.query_usage(key_id=read) == shop.query_usage(app_id="blog") == []
+        assert len(engine.for_tenant("acme").query_usage()) == 3
+
     def test_within_a_transaction_what_was_written_before_it(self, memory: SqliteStore) -> None:
         engine = Engine(memory)
         key_id = a_key(engine)

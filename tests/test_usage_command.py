@@ -21,7 +21,8 @@ def path(tmp_path: Path) -> Path:
     with Engine(SqliteStore(path)) as engine:
         engine.store.migrate()
         for tenant, days in (("acme", (0, 0, 2)), ("other", (0, 400))):
-            key = engine.create_key(KeyCreate(name="n", tenant_id=tenant)).key
+            data = KeyCreate(name="n", tenant_id=tenant, app_id=f"{tenant}'s")
+            key = engine.create_key(data).key
             for number, day in enumerate(days):
                 engine.record_usage(
                     UsageCreate(
@@ -71,6 +72,8 @@ def test_how_far_back(path: Path) -> None:
     assert len(json.loads(shown)) == 2
     _, shown, _ = run(path, "--tenant", "other", "--last", "7d", "--json")
     assert len(json.loads(shown)) == 1
+    _, shown, _ = run(path, "--app", "other's", "--last", "7d", "--json")
+    assert [day["request_count"] for day in json.loads(shown)] == [1]
 
 
 def test_each_key_by_itself(path: Path) -> None:

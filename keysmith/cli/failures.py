@@ -82,7 +82,8 @@ class CommandLine(TyperGroup):
         except StoreError as error:
             return _tell(ExitCode.STORE, error.code, str(error), as_json=as_json)
         except KeysmithError as error:
-            return _tell(ExitCode.REFUSED, error.code, str(error), as_json=as_json)
+            whose = {"key_id": error.key_id, "tenant_id": error.tenant_id} if error.key_id else {}
+            return _tell(ExitCode.REFUSED, error.code, str(error), as_json=as_json, **whose)
         except OSError as error:
             _discard_output()
             message = f"{error.filename or 'The output'}: {error.strerror or error}."
@@ -90,14 +91,16 @@ class CommandLine(TyperGroup):
         return int(code or ExitCode.DONE)
 
 
-def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool) -> ExitCode:
+def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool, **about: str) -> ExitCode:
     message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
     for call, command in _COMMAND_FOR.items():
         message = message.replace(call, command)
     if as_json:
-        print_json({"error": {"code": code, "message": message}}, err=True)
+        print_json({"error": {"code": code, "message": message, **about}}, err=True)
     else:
         note(f"Error: {message}", "red")
+        for name, value in about.items():
+            note(f"{name}: {value}")
     return exit_code
 
 

@@ -10,6 +10,7 @@ from keysmith.cli.options import (
     After,
     AsJson,
     DatabaseUrl,
+    OfApp,
     OfKey,
     OfTenant,
     Since,
@@ -30,6 +31,7 @@ def list_requests(
     *,
     key: OfKey = None,
     tenant: OfTenant = None,
+    app: OfApp = None,
     since: Since = None,
     until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100,
@@ -42,7 +44,13 @@ def list_requests(
         if key is not None:
             engine.get_key(key)  # an unknown one is an error, and not an empty list
         found = engine.query_usage(
-            key_id=key, tenant_id=tenant, since=since, until=until, limit=limit, after=after
+            key_id=key,
+            tenant_id=tenant,
+            app_id=app,
+            since=since,
+            until=until,
+            limit=limit,
+            after=after,
         )
     records = [UsagePublic.model_validate(record) for record in found]
     columns = COLUMNS if key is not None else (*COLUMNS, "key_id")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keysmith.cli.options import After, AsJson, DatabaseUrl, Limit, OfKey, OfTenant
+from keysmith.cli.options import After, AsJson, DatabaseUrl, Limit, OfApp, OfKey, OfTenant
 from keysmith.cli.output import print_objects
 from keysmith.cli.session import open_engine
 from keysmith.models import RotationPublic, RotationReason
@@ -22,6 +22,7 @@ def list_rotations(
     *,
     key: OfKey = None,
     tenant: OfTenant = None,
+    app: OfApp = None,
     reason: Annotated[
         RotationReason | None, typer.Option("--reason", help="Only those for this reason.")
     ] = None,
@@ -33,7 +34,12 @@ def list_rotations(
     """List rotations, newest first."""
     with open_engine(database_url) as engine:
         found = engine.list_rotations(
-            key_id=key, tenant_id=tenant, reason=reason, limit=limit, after=after
+            key_id=key,
+            tenant_id=tenant,
+            app_id=app,
+            reason=reason,
+            limit=limit,
+            after=after,
         )
     rotations = [RotationPublic.model_validate(rotation) for rotation in found]
     print_objects(rotations, COLUMNS, as_json=as_json, empty="There are no such rotations.")

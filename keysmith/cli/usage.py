@@ -13,6 +13,7 @@ from rich.text import Text
 from keysmith.cli.options import (
     AsJson,
     DatabaseUrl,
+    OfApp,
     OfKey,
     OfTenant,
     Since,
@@ -42,6 +43,7 @@ DEFAULT_LAST = {Period.DAILY: timedelta(days=30), Period.MONTHLY: timedelta(days
 def usage(
     *,
     tenant: OfTenant = None,
+    app: OfApp = None,
     key: OfKey = None,
     period: Annotated[Period, typer.Option(help="What each line adds up.")] = Period.DAILY,
     by_key: Annotated[
@@ -64,7 +66,13 @@ def usage(
     if limit is not None and not by_key:
         raise typer.BadParameter("is for lists: give --by-key", param_hint="'--limit'")
     since = period.start(since or _ago(last or DEFAULT_LAST[period]))
-    whose: UsageFilters = {"tenant_id": tenant, "key_id": key, "since": since, "until": until}
+    whose: UsageFilters = {
+        "tenant_id": tenant,
+        "app_id": app,
+        "key_id": key,
+        "since": since,
+        "until": until,
+    }
     nothing = f"Nothing was recorded since {since:%Y-%m-%d}."
     with open_engine(database_url) as engine:
         if key is not None:

@@ -50,13 +50,18 @@ class Tenancy:
 
     def stamp(self, data: OwnedT) -> OwnedT:
         """The same request, for this caller. Raises `TenantMismatchError` if it names another."""
-        bound = {name: value for name, value in self.filters().items() if value is not None}
-        if not bound:
-            return data
-        for name, value in bound.items():
+        for name, value in self._bound.items():
             if name in data.model_fields_set and getattr(data, name) != value:
                 raise TenantMismatchError
-        return data.model_copy(update=bound)
+        return self.claim(data)
+
+    def claim(self, data: OwnedT) -> OwnedT:
+        """The same request, for this caller, whomever it names."""
+        return data.model_copy(update=self._bound) if self._bound else data
+
+    @property
+    def _bound(self) -> dict[str, str]:
+        return {name: value for name, value in self.filters().items() if isinstance(value, str)}
 
     def filters(self) -> TenantFilters:
         """The filters that leave only this caller's objects."""
@@ -65,9 +70,7 @@ class Tenancy:
     def narrow(self, filters: dict[str, Any]) -> dict[str, Any] | None:
         """The filters within this caller's objects; `None` if they ask for somebody else's."""
         narrowed = dict(filters)
-        for name, value in self.filters().items():
-            if value is None:
-                continue
+        for name, value in self._bound.items():
             if narrowed.get(name) not in (None, value):
                 return None
             narrowed[name] = value
@@ -103,18 +106,6 @@ class Context:
     def now(self) -> datetime:
         """The present, by the engine's clock. Raises `ValidationError` if the clock is naive."""
         return present(self.clock)
-
-    def narrow_by_key(self, filters: dict[str, Any]) -> dict[str, Any] | None:
-        """As `Tenancy.narrow`, for what belongs to keys, of which only the key knows the app."""
-        tenant_id = self.tenancy.tenant_id
-        if self.tenancy.app_id is not None:
-            with self.store.snapshot():
-                filters = {**filters, "key_id": self.key(filters.get("key_id") or "").id}
-        if tenant_id is None:
-            return filters
-        if filters.get("tenant_id") not in (None, tenant_id):
-            return None
-        return {**filters, "tenant_id": tenant_id}
 
     def key(self, key_id: str, *, for_update: bool = False) -> Key:
         """The caller's key. Raises `KeyNotFoundError`."""

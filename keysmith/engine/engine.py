@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, Unpack
 
+from pydantic import TypeAdapter
+
 from keysmith.clock import Clock, utc_now
 from keysmith.engine.buffer import UsageBuffer
 from keysmith.engine.candidates import DEFAULT_CACHE_SIZE, CacheStatistics, Candidates
@@ -43,6 +45,7 @@ from keysmith.models import (
     UsageRecord,
     UsageSummary,
 )
+from keysmith.models.base import Name
 from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import (
     KeyFilters,
@@ -53,6 +56,8 @@ from keysmith.stores.base import (
     UsageFilters,
 )
 from keysmith.tracebacks import forget_values, guarded
+
+_tenant: TypeAdapter[str] = TypeAdapter(Name)
 
 
 # Of these two, called for every request, one sees to its errors itself, the other gets no secret.
@@ -128,9 +133,14 @@ class Engine:
     def for_tenant(self, tenant_id: str, *, app_id: str | None = None) -> Engine:
         """The same calls, for one tenant, and if given one of its apps: no others exist for it.
 
+        Apps bound keys, policies and usage. Scopes are the tenant's: whichever app declared one,
+        all can assign it, and what one app changes of it counts for the keys of all.
+
         Requests that leave out `tenant_id` and `app_id` get these; those that name others raise
         `TenantMismatchError`. Closing a bound engine does nothing; close the one it came from.
+        Raises `ValidationError` for what is no tenant, such as `None`: that would be all of them.
         """
+        _tenant.validate_python(tenant_id)
         bound = self._context.tenancy
         if bound.tenant_id not in (None, tenant_id) or bound.app_id not in (None, app_id):
             raise TenantMismatchError

@@ -43,7 +43,7 @@ class Plugin:
         """A key was created or imported."""
 
     def on_key_create_failed(self, data: KeyCreate, error: Exception) -> None:
-        """A key was asked for and refused."""
+        """A key was asked for and refused. `data` has the tenant of who asked."""
 
     def on_key_updated(self, key: Key) -> None:
         """A key's name, description, metadata, policy or expiry was changed."""

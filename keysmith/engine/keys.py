@@ -106,7 +106,8 @@ class Keys:
         except RequestRepeatedError:
             raise
         except (KeysmithError, ValidationError) as error:
-            self._context.hooks.fire("on_key_create_failed", data, error)
+            asked = self._context.tenancy.claim(data)  # another tenant is not to hear of it
+            self._context.hooks.fire("on_key_create_failed", asked, error)
             raise
         self._context.announce("on_key_created", key)
         return key

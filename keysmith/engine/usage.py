@@ -83,7 +83,7 @@ class Usage:
         self, limit: int | None, after: str | None, filters: dict[str, Any]
     ) -> Sequence[UsageRecord]:
         self._write()
-        narrowed = self._narrowed(filters)
+        narrowed = self._context.tenancy.narrow(filters)
         if narrowed is None:
             return []
         return self._context.store.usages.query(limit=limit, after=after, **narrowed)
@@ -97,7 +97,7 @@ class Usage:
     ) -> Sequence[UsageAggregate]:
         period = _period.validate_python(period)
         self._write()
-        narrowed = self._narrowed(filters)
+        narrowed = self._context.tenancy.narrow(filters)
         if narrowed is None:
             return []
         return self._context.store.usages.aggregate(
@@ -107,7 +107,7 @@ class Usage:
     def summarize(self, period: Period | str, filters: dict[str, Any]) -> Sequence[UsageSummary]:
         period = _period.validate_python(period)
         self._write()
-        narrowed = self._narrowed(filters)
+        narrowed = self._context.tenancy.narrow(filters)
         if narrowed is None:
             return []
         return self._context.store.usages.summarize(period=period, **narrowed)
@@ -130,6 +130,3 @@ class Usage:
         """Lets what was recorded before be seen; within a transaction that has to wait."""
         if not self._context.store.in_transaction:
             self._context.usage.write_records()
-
-    def _narrowed(self, filters: dict[str, Any]) -> dict[str, Any] | None:
-        return self._context.narrow_by_key(filters)

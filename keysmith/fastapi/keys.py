@@ -181,7 +181,9 @@ def list_key_rotations(
 
 def _own(caller: Authority, idempotency_key: str | None) -> str | None:
     """The idempotency key as this caller's own: two callers may choose the same."""
-    return None if idempotency_key is None else f"{caller.name} {idempotency_key}"
+    if idempotency_key is None:
+        return None
+    return f"{len(caller.name)} {caller.name} {idempotency_key}"  # a name may hold spaces
 
 
 def _issue(caller: Authority, response: Response, issue: Callable[[], CreatedKey]) -> IssuedKey:

@@ -40,7 +40,10 @@ def get_policy(policy_id: str, caller: ReadPolicies, response: Response) -> Poli
 def update_policy(
     policy_id: str, data: PolicyUpdate, caller: WritePolicies, if_match: IfMatch, response: Response
 ) -> PolicyPublic:
-    """Changes the fields that are sent; they count from the next validation on."""
+    """Changes the fields that are sent; they count from the next validation on.
+
+    That of `max_key_lifetime` counts for keys whose expiry is set later.
+    """
     may_change = _may_change(caller, if_match, data.allowed_scopes)
     policy = caller.engine.update_policy(policy_id, data, precondition=may_change)
     return versioned(response, PolicyPublic.model_validate(policy))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from keysmith.ids import ID_PATTERN, IdPrefix
 from keysmith.models import (
@@ -247,21 +247,11 @@ class RotationQuery(Query):
     reason: RotationReason | None = None
 
 
-def _rfc_3339(text: object) -> object:
-    """Pydantic takes numbers for times, too, of which nobody can tell the unit."""
-    if isinstance(text, str) and "T" not in text.upper():
-        raise ValueError("must be a time with a time zone, such as 2026-03-01T12:00:00Z")
-    return text
-
-
-Moment = Annotated[UtcDatetime, BeforeValidator(_rfc_3339)]
-
-
 class TimeQuery(Query):
     """Of which time: from `since`, which belongs to it, to `until`, which does not."""
 
-    since: Moment | None = None
-    until: Moment | None = None
+    since: UtcDatetime | None = None
+    until: UtcDatetime | None = None
 
 
 class UsageQuery(TimeQuery):
@@ -285,7 +275,5 @@ class AggregateQuery(TimeQuery):
         return asked
 
 
-class TenantAggregateQuery(AggregateQuery):
+class TenantAggregateQuery(TenantFilter, AggregateQuery):
     """Which days or months of whose keys."""
-
-    tenant_id: Label | None = None

@@ -95,6 +95,13 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("must lie between the years 1 and 9999 in UTC") from None
 
 
+def _with_a_date(value: object) -> object:
+    """To pydantic, numbers are moments, too, of which nobody can tell the unit."""
+    if isinstance(value, int | float) or (isinstance(value, str) and "T" not in value.upper()):
+        raise ValueError("must be a time with a time zone, such as 2026-03-01T12:00:00Z")
+    return value
+
+
 def _not_a_boolean(value: object) -> object:
     """To pydantic, `false` is a duration, of no time at all."""
     if isinstance(value, bool):
@@ -137,8 +144,12 @@ def _bounded_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 MAX_METADATA_LENGTH = 16_384
 
-UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
-"""A moment in time. Naive datetimes are refused; others are turned into UTC."""
+UtcDatetime = Annotated[
+    AwareDatetime,
+    BeforeValidator(_with_a_date, json_schema_input_type=datetime),
+    AfterValidator(_to_utc),
+]
+"""A moment in time. Naive datetimes and numbers are refused; what has a time zone becomes UTC."""
 
 Duration = Annotated[
     timedelta,

@@ -8,10 +8,10 @@ from keysmith.models import KeyCreate
 
 
 def prepare(engine: Engine) -> str | None:
-    """Makes a root key if there has never been one, and gives its raw key; else `None`.
+    """Makes a root key if there is none, and gives its raw key; else `None`.
 
     Any key in the tenant `keysmith` counts, whatever its state: who revokes the last root key
-    wants none, and can make another with `keysmith keys create`.
+    wants none, and can make another with `keysmith keys create`. Who deletes it begins anew.
     """
     with engine.store.transaction():
         if engine.count_keys(tenant_id=ROOT):

@@ -63,23 +63,17 @@ class ScopeFilters(TenantFilters, total=False):
     parent: Label | None
 
 
-class RotationFilters(TypedDict, total=False):
+class RotationFilters(TenantFilters, total=False):
     """Which rotations."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-
     key_id: Label | None
-    tenant_id: Label | None
     reason: RotationReason | None
 
 
-class UsageFilters(TypedDict, total=False):
-    """Which usage: of a key or a tenant, from `since` (inclusive) to `until` (exclusive)."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+class UsageFilters(TenantFilters, total=False):
+    """Which usage: from `since` (inclusive) to `until` (exclusive)."""
 
     key_id: Label | None
-    tenant_id: Label | None
     since: UtcDatetime | None
     until: UtcDatetime | None
 

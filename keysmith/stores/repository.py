@@ -11,10 +11,13 @@ from pydantic import Field, TypeAdapter
 
 from keysmith.errors import ConflictError, NotFoundError, StoreCorruptError
 from keysmith.ids import IdPrefix, is_id
+from keysmith.models import Key
 from keysmith.models.base import Table, invalid
 from keysmith.stores.database import Database
 
 TableT = TypeVar("TableT", bound=Table)
+
+_keys: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 
 _limit: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=2**31)])
 
@@ -175,4 +178,14 @@ class SqlRepository(Generic[TableT]):
 
     def _equal(self, **filters: Any) -> list[sa.ColumnElement[bool]]:
         """A criterion for each filter that is not `None`."""
-        return [self.table.c[name] == value for name, value in filters.items() if value is not None]
+        columns = self.table.c
+        return [
+            columns[name] == value if name in columns else columns.key_id.in_(_of_app(value))
+            for name, value in filters.items()
+            if value is not None
+        ]
+
+
+def _of_app(app_id: str) -> sa.Select[Any]:
+    """The keys of an app, of which what belongs to a key does not know."""
+    return sa.select(_keys.c.id).where(_keys.c.app_id == app_id)

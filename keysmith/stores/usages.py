@@ -112,14 +112,7 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         return purged
 
     def purge_some(self, before: datetime, **filters: Unpack[TenantFilters]) -> int:
-        criteria = [
-            _records.c.created_at < moment(before),
-            *self._equal(tenant_id=filters.get("tenant_id")),
-        ]
-        app_id = filters.get("app_id")
-        if app_id is not None:  # of which only the key knows
-            keys = sa.select(_keys.c.id).where(_keys.c.app_id == app_id)
-            criteria.append(_records.c.key_id.in_(keys))
+        criteria = [_records.c.created_at < moment(before), *self._equal(**filters)]
         old = sa.select(_records.c.id).where(*criteria).limit(PURGED_AT_ONCE)
         with self._database.write(lax=True) as connection:
             return connection.execute(sa.delete(_records).where(_records.c.id.in_(old))).rowcount

@@ -13,7 +13,7 @@ from keysmith.testing.contract.samples import START, a_hash, a_key, a_rotation, 
 
 class TestRotations:
     def test_round_trip_and_lists(self, store: Store) -> None:
-        key, other = a_key(store), a_key(store, tenant_id="acme")
+        key, other = a_key(store), a_key(store, tenant_id="acme", app_id="shop")
         first = a_rotation(store, key, reason=RotationReason.SCHEDULED, rotated_by="cron")
         second = a_rotation(store, key)
         third = a_rotation(store, other, tenant_id="acme")
@@ -23,6 +23,7 @@ class TestRotations:
         assert ids(store.rotations.list(limit=1, after=third.id)) == [second.id]
         assert ids(store.rotations.list(key_id=key.id)) == [second.id, first.id]
         assert ids(store.rotations.list(tenant_id="acme")) == [third.id]
+        assert ids(store.rotations.list(app_id="shop")) == [third.id]
         assert ids(store.rotations.list(reason=RotationReason.SCHEDULED)) == [first.id]
         assert store.rotations.latest_for_key(key.id).id == second.id
 

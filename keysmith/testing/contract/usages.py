@@ -46,7 +46,7 @@ class TestUsages:
         assert store.usages.aggregate(tenant_id="other", period=Period.DAILY) == []
 
     def test_query_counts_and_purges_by_time(self, store: Store) -> None:
-        key, other = a_key(store), a_key(store, tenant_id="acme")
+        key, other = a_key(store), a_key(store, tenant_id="acme", app_id="shop")
         for hours in range(5):
             store.usages.record(usage(key, created_at=START + timedelta(hours=hours)))
         store.usages.record(usage(other, tenant_id="acme", created_at=START))
@@ -57,7 +57,11 @@ class TestUsages:
         found = store.usages.query(key_id=key.id, **window)
         assert [record.created_at.hour for record in found] == [14, 13]
         assert store.usages.count(**window) == 2
-        assert len(store.usages.query(tenant_id="acme")) == 1
+        whose: Any
+        for whose in ({"tenant_id": "acme"}, {"app_id": "shop"}):
+            assert len(store.usages.query(**whose)) == store.usages.count(**whose) == 1
+            [day] = store.usages.aggregate(**whose)
+            assert day.key_id == other.id
         assert len(store.usages.query(limit=4)) == 4
         assert store.usages.purge(START + timedelta(hours=2)) == 3
         assert store.usages.count() == 3
