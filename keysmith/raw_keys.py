@@ -94,7 +94,7 @@ class HmacSha256Hasher(Hasher):
 
 def checksum(body: str) -> str:
     """Six base62 characters of CRC-32 over the ASCII text before them."""
-    high, low = divmod(zlib.crc32(body.encode("ascii")), _BASE)
+    high, low = divmod(zlib.crc32(body.encode()), _BASE)
     return _PAIRS[high // _BASE] + _PAIRS[high % _BASE] + _PAIRS[low]
 
 

@@ -11,7 +11,6 @@ from keysmith.engine.rules import Rules
 from keysmith.engine.scope_names import covers, name_list
 from keysmith.errors import InsufficientScopeError, InvalidKeyError, KeyNotFoundError
 from keysmith.models import KeyState
-from keysmith.raw_keys import Hasher, check_form
 from keysmith.stores.base import Credential, CredentialRepository
 
 DEFAULT_CACHE_SIZE = 10_000
@@ -91,32 +90,25 @@ class Candidate:
 
 
 class Candidates:
-    """Finds the candidate for a raw key: in memory, as long as the store has not changed since."""
+    """Finds the candidate for a secret: in memory, as long as the store has not changed since."""
 
-    def __init__(self, credentials: CredentialRepository, hasher: Hasher, size: int) -> None:
+    def __init__(self, credentials: CredentialRepository, size: int) -> None:
         """`size`: how many secrets are remembered at most; 0 for none."""
         self._credentials = credentials
-        self._hash = hasher.hash
         self._version = credentials.version
         self._size = max(0, size)
         self._known: dict[str, Candidate] = {}
         self.hits = 0
         self.misses = 0
 
-    def find(self, raw_key: str) -> Candidate:
-        """The candidate. Raises `InvalidKeyError` for a raw key that is malformed or unknown."""
-        key_hash = self._hash(check_form(raw_key))
-        return self._find(key_hash, self._known.get(key_hash))
+    def knows(self, key_hash: str) -> bool:
+        """Whether the secret with that hash was found before."""
+        return key_hash in self._known
 
-    def find_again(self, raw_key: str) -> Candidate | None:
-        """As `find`, for a secret that was found before; `None` for one that was not."""
-        key_hash = self._hash(check_form(raw_key))
-        known = self._known.get(key_hash)
-        return None if known is None else self._find(key_hash, known)
-
-    def _find(self, key_hash: str, known: Candidate | None) -> Candidate:
+    def find(self, key_hash: str) -> Candidate:
+        """The candidate for the secret with that hash; else raises `InvalidKeyError`."""
         # Before the row is read: what changes in between makes the candidate old, never wrong.
-        version = self._version()
+        version, known = self._version(), self._known.get(key_hash)
         if known is not None and known.version == version and version is not None:
             self.hits += 1
             return known

@@ -97,7 +97,7 @@ class Engine:
                 hasher=hasher,
                 generator=generator or KeyGenerator(),
                 hooks=Hooks(plugins),
-                candidates=Candidates(store.credentials, hasher, cache_size),
+                candidates=Candidates(store.credentials, cache_size),
                 limiter=_limiter(rate_limiter, store, lambda: present(clock)),
                 usage=UsageBuffer(store),
                 tenancy=Tenancy(),

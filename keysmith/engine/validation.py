@@ -30,7 +30,7 @@ from keysmith.errors import (
 )
 from keysmith.models import KeyPublic, KeyState
 from keysmith.models.policies import MAX_COUNT
-from keysmith.raw_keys import mask
+from keysmith.raw_keys import check_form, mask
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class Validation:
 
     def __init__(self, context: Context, lifecycle: Lifecycle, rotations: Rotations) -> None:
         self._context = context
+        self._candidates = context.candidates
+        self._hash = context.hasher.hash
         self._tenancy = context.tenancy
         self._anyone = context.tenancy.tenant_id is None
         self._lifecycle = lifecycle
@@ -96,18 +98,14 @@ class Validation:
         cost: int,
         at_once: bool = False,
     ) -> ValidationResult | None:
-        context = self._context
-        if at_once:
-            known = context.candidates.find_again(raw_key)
-            if known is None:
-                return None
-            candidate, now = known, context.now()
-            if not candidate.timeless and self._waits(candidate, now):
-                context.candidates.hits -= 1  # it will be found once more, and counts once
-                return None
-        else:
-            candidate = context.candidates.find(raw_key)
-            now = context.now()
+        context, candidates = self._context, self._candidates
+        key_hash = self._hash(check_form(raw_key))
+        if at_once and not candidates.knows(key_hash):
+            return None
+        candidate, now = candidates.find(key_hash), context.now()
+        if at_once and not candidate.timeless and self._waits(candidate, now):
+            candidates.hits -= 1  # it will be found once more, and counts once
+            return None
         key = candidate.key
         if not (self._anyone or self._tenancy.owns(key)):
             raise InvalidKeyError
