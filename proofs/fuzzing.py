@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -46,6 +47,9 @@ from keysmith.raw_keys import ALPHABET, KeyGenerator, check_form, mask
 
 LONGEST = 1.0
 """Seconds that an input may take."""
+
+LONG = 8_000
+"""Characters: as many as a server takes in a header."""
 
 _ours = re.compile(r"[a-z][a-z0-9]{0,19}_(?:live|test|staging)_[0-9A-Za-z]{49}", re.ASCII)
 
@@ -384,6 +388,17 @@ def by_chance(target: Target, chance: random.Random, count: int) -> Iterator[byt
             chance.randrange(128) if chance.random() < 0.2 else 128 + chance.randrange(words)
             for _ in range(chance.randrange(1, 12))
         )
+
+
+def at_length(target: Target) -> Iterator[bytes]:
+    """Long inputs: a word, another one or a character over and over, and what fits nowhere.
+
+    Whoever reads them back and forth takes the square of their length.
+    """
+    words = range(128, 128 + len(TARGETS[target]))
+    for first, over in product(words, (*words, *range(128))):
+        times = LONG // len(text_of(target, bytes([over])))
+        yield bytes([first, *[over] * times, 127])
 
 
 def try_one(target: Target, data: bytes) -> None:
