@@ -24,6 +24,7 @@ from keysmith import (
     Engine,
     InvalidKeyError,
     KeyCreate,
+    KeyExpiredError,
     KeyRevokedError,
     KeySuspendedError,
     SqliteStore,
@@ -32,6 +33,7 @@ from keysmith.cli.new_keys import NewKeysFile
 from keysmith.cli.sweep import Sweep
 from tests.adversity import limited
 from tests.command_line import Run, Template
+from tests.conftest import TurnableClock
 from tests.test_cli_process import KEYSMITH, _heed_interrupts, environment
 
 COUNT = 200
@@ -44,7 +46,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def works(engine: Engine, raw_key: str) -> bool:
     try:
         engine.validate_key(raw_key, ip="10.0.0.1")
-    except (InvalidKeyError, KeyRevokedError):
+    except (InvalidKeyError, KeyExpiredError, KeyRevokedError):
         return False
     except KeySuspendedError:
         pass
@@ -275,6 +277,16 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, engine: Engine) 
                 file.add(created)
                 added.append(created)
     assert [line["raw_key"] for line in lines(path)] == [each.raw_key for each in added]
+
+
+def test_what_was_skipped_as_expired_stays_so(engine: Engine, clock: TurnableClock) -> None:
+    expires_at = clock.now + timedelta(hours=1)
+    created = engine.create_key(KeyCreate(name="n", expires_at=expires_at))
+    clock.turn(hours=1)
+    sweep = Sweep(engine, before=clock.now, ends_grace=True)
+    sweep.carry_out("revoked", engine.revoke_key, as_json=True)
+    clock.turn(hours=-1)
+    assert not works(engine, created.raw_key)
 
 
 # ---------------------------------------------------------------------------- killed half way

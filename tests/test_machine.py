@@ -109,6 +109,7 @@ class Life(RuleBasedStateMachine):
             refused, lambda: self.engine.rotate_key(key_id, reason=reason, grace=grace)
         )
         if rotated is None:
+            model.state = model.at(now)  # what was called expired is so for good
             return
         if compromise:
             model.grace = {secret: min(end, now) for secret, end in model.grace.items()}
@@ -132,8 +133,7 @@ class Life(RuleBasedStateMachine):
             getattr(self.engine, f"{deed}_key"),
             key_id,
         )
-        if allowed:
-            model.state = target
+        model.state = target if allowed else model.at(self.clock.now)
 
     @rule(key_id=keys, scopes=names, unknown=st.booleans())
     def assign(self, key_id: str, scopes: set[str], unknown: bool) -> None:

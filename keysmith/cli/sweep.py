@@ -67,6 +67,8 @@ class Sweep:
         do, and `StoreError` or `OSError`, after the report, where nothing more can be done.
         """
         interrupted = False
+        # What is skipped as expired must stay so, should the clock be wrong.
+        self.engine.cleanup_expired_keys()
         try:
             with progress_bar(what.capitalize()) as progress, interrupts() as asked:
                 for number, key_id in enumerate(self.key_ids):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from keysmith.engine.context import Context, Precondition
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import refuse_final, state_at
+from keysmith.engine.lifecycle import ended_for_good, refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.engine.scopes import refuse_unallowed
 from keysmith.errors import (
@@ -67,7 +67,7 @@ class Keys:
 
     def update(self, key_id: str, data: KeyUpdate, precondition: Precondition[Key] | None) -> Key:
         changes = data.changes()
-        with self._context.store.transaction():
+        with ended_for_good(self._context, key_id), self._context.store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
             if precondition is not None:

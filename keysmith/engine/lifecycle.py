@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from keysmith.engine.context import Context
@@ -30,6 +32,19 @@ def refuse_final(key: Key, now: datetime, deed: str) -> None:
         raise InvalidStateTransitionError(
             f"The key is {state.value}, which is final: it cannot be {deed}. Create a new key."
         )
+
+
+@contextmanager
+def ended_for_good(context: Context, key_id: str) -> Iterator[None]:
+    """Writes down that the key has expired, if a change is refused for that: it was called final.
+
+    Else it would be alive again, should the clock be put back.
+    """
+    try:
+        yield
+    except InvalidStateTransitionError:
+        Lifecycle(context).expire(key_id)
+        raise
 
 
 class Lifecycle:
@@ -81,7 +96,7 @@ class Lifecycle:
         return len(expired)
 
     def _move(self, key_id: str, to: KeyState, deed: str) -> Key:
-        with self._context.store.transaction():
+        with ended_for_good(self._context, key_id), self._context.store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
             refuse_final(key, now, deed)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from keysmith.engine.context import Context
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import AT_ONCE, refuse_final, state_at
+from keysmith.engine.lifecycle import AT_ONCE, ended_for_good, refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Rotation, RotationReason
@@ -40,7 +40,7 @@ class Rotations:
         reason = _reason.validate_python(reason)
         store = self._context.store
         mark = self._mark(key_id, reason, grace, idempotency_key)
-        with store.transaction():
+        with ended_for_good(self._context, key_id), store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
             if mark is not None:
