@@ -99,6 +99,13 @@ def test_serve(tmp_path: Path) -> None:
             api.get("/v1/keys", headers={"Authorization": "Bearer sk_test_wrong"})
             for path in (f"/v1/keys/{raw_key}", f"/v1/keys?raw_key={raw_key}", f"/{foreign_key}"):
                 assert raw_key not in api.get(path).text
+            upgrade = {
+                "Connection": "Upgrade",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Version": "13",
+                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            }
+            assert api.get(f"/hooks?key={foreign_key}", headers=upgrade).status_code == 404
             metrics = api.get("/metrics")
             assert 'keysmith_events_total{event="key.created"} 1.0' in metrics.text
             assert metrics.headers["content-type"].startswith("text/plain")

@@ -32,5 +32,7 @@ def run(settings: Settings) -> None:
             timeout_worker_healthcheck=60,
             # An address that a client made up would pass for its own: see `trusted_proxies`.
             proxy_headers=False,
+            # No route is one, and their query strings would be logged.
+            ws="none",
             server_header=False,
         )
