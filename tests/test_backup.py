@@ -121,6 +121,9 @@ def test_targets_that_cannot_be(store: SqliteStore, tmp_path: Path) -> None:
     database, link = tmp_path / "keys.db", tmp_path / "link"
     link.symlink_to(database)
     (tmp_path / "other.db-wal").touch()
+    for beside in ("wal", "shm", "journal", "counters"):
+        with pytest.raises(ConflictError, match="belongs to the database itself"):
+            store.backup(f"{database}-{beside}", overwrite=True)
     for target, error, message in (
         (database, ConflictError, "is the database itself"),
         (link, ConflictError, "is the database itself"),
@@ -214,6 +217,16 @@ def test_restoring_creates_the_database(store: SqliteStore, target: Path, tmp_pa
         with SqliteStore(where) as new:
             new.restore(target)
             assert new.keys.count() == 100
+
+
+def test_what_was_restored_is_as_private_as_the_backup(
+    store: SqliteStore, target: Path, tmp_path: Path
+) -> None:
+    store.backup(target)
+    target.chmod(0o600)
+    with SqliteStore(tmp_path / "new.db") as new:
+        new.restore(target)
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("new.db*")} == {0o600}
 
 
 def test_an_older_backup_is_migrated(store: SqliteStore, target: Path) -> None:

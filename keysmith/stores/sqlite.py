@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -198,7 +199,7 @@ class SqliteStore:
         """
         self._database._refuse_closed()  # noqa: SLF001
         with sound_backup(_file(backup)) as source:
-            self._create_file()
+            self._create_file(stat.S_IMODE(os.stat(backup).st_mode))  # as private as the backup
             # A bare connection: our settings would have a schema read that may be damaged.
             bring_back(
                 source,
@@ -326,11 +327,11 @@ class SqliteStore:
                 return
             time.sleep(0.005)
 
-    def _create_file(self) -> None:
+    def _create_file(self, mode: int = 0o666) -> None:
         if self._path is None:
             return
         try:
-            self._path.touch(exist_ok=True)
+            self._path.touch(mode, exist_ok=True)
         except FileNotFoundError:
             pass  # opening it says that the folder is missing
         except PermissionError:

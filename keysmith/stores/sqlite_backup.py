@@ -165,6 +165,12 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def _files_of(database: Path) -> set[str]:
+    """The names of the files beside a database, whether they are there or not."""
+    path = os.path.realpath(database)
+    return {f"{path}-{what}" for what in ("wal", "shm", "journal", "counters")}
+
+
 def _refuse_target(source: Path | None, target: Path, *, overwrite: bool) -> None:
     """Raises `ConflictError` or `StoreUnavailableError` where no backup may be written."""
     # `os.path`, as what cannot be looked at does not exist for it; a `Path` would raise.
@@ -172,6 +178,8 @@ def _refuse_target(source: Path | None, target: Path, *, overwrite: bool) -> Non
         raise StoreUnavailableError(f"{target} is a folder. Name a file in it.")
     if source is not None and os.path.exists(target) and os.path.samefile(source, target):
         raise ConflictError(f"{target} is the database itself. Name another file.")
+    if source is not None and os.path.realpath(target) in _files_of(source):
+        raise ConflictError(f"{target} belongs to the database itself. Name another file.")
     for beside in (Path(f"{target}-wal"), Path(f"{target}-journal")):
         if os.path.exists(beside):
             raise ConflictError(f"{beside} belongs to another database. Name another file.")
