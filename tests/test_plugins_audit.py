@@ -167,6 +167,17 @@ class TestFile:
             json.loads(torn)
         assert [json.loads(line)["who"] for line in rest] == ["after", "later"]
 
+    @pytest.mark.parametrize(("left", "rest"), [("", 0), ('{"who": "x"}\n', 0), ('{"wh', 1)])
+    def test_what_others_left_half_written_is_ended(self, path: Path, left: str, rest: int) -> None:
+        path.write_text(left)
+        audit = AuditLog(path)
+        for _ in range(2):
+            audit.on_event(Event(type="key.created"))
+        lines = path.read_text().splitlines()
+        assert len(lines) == len(left.splitlines()) + 2
+        for line in lines[rest:]:
+            json.loads(line)
+
 
 WRITER = """
 import sys

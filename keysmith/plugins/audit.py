@@ -103,17 +103,29 @@ class _FileWriter:
 
     The file is opened for each entry: wherever logrotate has moved the old one, the entry is in the
     file of this name; and there is nothing that a forked process would share. An entry is written
-    by one call in append mode, so that those of several processes do not mix.
+    by one call in append mode, so that those of several processes do not mix. What somebody left
+    half written, when a disk was full, is ended before the next entry.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path).absolute()
-        self._torn = False
         self._append(b"")
 
     def __call__(self, entry: Entry) -> None:
         line = json.dumps(entry).encode() + b"\n"
-        self._append(b"\n" + line if self._torn else line)
+        self._append(b"\n" + line if self._is_torn() else line)
+
+    def _is_torn(self) -> bool:
+        """Whether the file ends amid a line."""
+        if not self._path.is_file():
+            return False  # such as a pipe, which has no end
+        try:
+            with self._path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                return file.read(1) not in (b"", b"\n")
+        except OSError:
+            return False  # it may be that we may write only
 
     def _append(self, line: bytes) -> None:
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -121,6 +133,5 @@ class _FileWriter:
             written = os.write(file, line)
         finally:
             os.close(file)
-        self._torn = written < len(line)
-        if self._torn:
+        if written < len(line):
             raise OSError(f"An audit entry was cut short in {self._path}. Is the disk full?")
