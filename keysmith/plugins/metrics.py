@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
@@ -125,10 +128,32 @@ class Metrics(Plugin):
 
             if self._caches is not None:
                 self._caches.refresh()
+            for process in _ended():
+                with suppress(FileNotFoundError):  # another one was at it
+                    multiprocess.mark_process_dead(process)  # type: ignore[no-untyped-call]
             registry = self._prometheus.CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         text = self._prometheus.generate_latest(registry)
         return text, self._prometheus.CONTENT_TYPE_LATEST
+
+
+def _ended() -> set[int]:
+    """The processes that left gauges of the living behind, and live no more."""
+    files = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*_*.db")
+    owners = {file.stem.rpartition("_")[2] for file in files}
+    return {int(owner) for owner in owners if owner.isdecimal() and not _lives(int(owner))}
+
+
+def _lives(process: int) -> bool:
+    if sys.platform == "win32":  # pragma: no cover
+        return True  # to ask would be to end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _counting(counter: Counter) -> Callable[..., None]:
