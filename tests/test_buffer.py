@@ -248,6 +248,8 @@ def test_a_sum_that_was_damaged_is_named_and_nothing_is_lost(
         with closing(sqlite3.connect(path, isolation_level=None)) as direct:
             good = direct.execute("SELECT latency_sketch FROM keysmith_usage_agg").fetchone()
             direct.execute("UPDATE keysmith_usage_agg SET latency_sketch = x'00'")
+            with pytest.raises(StoreCorruptError, match=key_id):
+                engine.summarize_usage()
             engine.record_usage(request(key_id))
             with pytest.raises(StoreCorruptError, match=key_id):
                 engine.flush()

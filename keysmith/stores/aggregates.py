@@ -120,6 +120,7 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
         statement = (
             sa.select(
                 start,
+                _columns.key_id,
                 _columns.request_count,
                 _columns.error_count,
                 _columns.total_latency,
@@ -186,13 +187,7 @@ def _midnight(day: date) -> datetime:
 def _row(identity: Identity, so_far: Sum, addition: Addition) -> tuple[Any, ...]:
     """The row to write: what there was and what is added, in the order of the columns."""
     requests, errors, latency, stored_sketch = so_far
-    try:
-        sketch = LatencySketch.from_bytes(stored_sketch)
-    except ValueError:
-        raise StoreCorruptError(
-            f"keysmith_usage_agg holds a latency_sketch that Keysmith cannot have written, for "
-            f"{identity[0]}. Restore a backup, or remove that row."
-        ) from None
+    sketch = _sketch(identity[0], stored_sketch)
     sketch.add(addition.bins)
     median, slowest = sketch.quantiles(0.50, 0.99)
     return (
@@ -207,13 +202,23 @@ def _row(identity: Identity, so_far: Sum, addition: Addition) -> tuple[Any, ...]
     )
 
 
+def _sketch(key_id: str, stored: bytes) -> LatencySketch:
+    try:
+        return LatencySketch.from_bytes(stored)
+    except ValueError:
+        raise StoreCorruptError(
+            f"keysmith_usage_agg holds a latency_sketch that Keysmith cannot have written, for "
+            f"{key_id}. Restore a backup, or remove that row."
+        ) from None
+
+
 def _summary(period: Period, start: datetime, rows: Iterable[Any]) -> UsageSummary:
     requests, errors, latency, sketch = 0, 0, 0.0, LatencySketch()
-    for _, more_requests, more_errors, more_latency, stored in rows:
+    for _, key_id, more_requests, more_errors, more_latency, stored in rows:
         requests += more_requests
         errors += more_errors
         latency += more_latency
-        sketch.merge(LatencySketch.from_bytes(stored))
+        sketch.merge(_sketch(key_id, stored))
     median, slowest = sketch.quantiles(0.50, 0.99)
     return UsageSummary(
         period=period,
