@@ -72,6 +72,19 @@ def test_how_far_back(path: Path) -> None:
     assert len(json.loads(shown)) == 2
     _, shown, _ = run(path, "--tenant", "other", "--last", "7d", "--json")
     assert len(json.loads(shown)) == 1
+    with Engine(SqliteStore(path)) as engine:
+        [key, *_] = engine.list_keys()
+        ahead = datetime.max.replace(tzinfo=UTC)
+        engine.record_usage(
+            UsageCreate(
+                key_id=key.id, endpoint="/", method="GET", status_code=200, created_at=ahead
+            )
+        )
+    for period in ("daily", "monthly"):
+        _, shown, _ = run(path, "--period", period)
+        assert "9999" not in shown, "that is yet to come"
+    _, shown, _ = run(path, "--since", "9999-12-01T00:00Z", "--until", "9999-12-31T23:59Z")
+    assert [line.split()[0] for line in shown.splitlines()] == ["Day", "9999-12-31"]
     _, shown, _ = run(path, "--app", "other's", "--last", "7d", "--json")
     assert [day["request_count"] for day in json.loads(shown)] == [1]
 

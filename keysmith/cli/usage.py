@@ -66,6 +66,7 @@ def usage(
     if limit is not None and not by_key:
         raise typer.BadParameter("is for lists: give --by-key", param_hint="'--limit'")
     since = period.start(since or _ago(last or DEFAULT_LAST[period]))
+    until = until or _next(period, period.start(utc_now()))
     whose: UsageFilters = {
         "tenant_id": tenant,
         "app_id": app,
@@ -103,12 +104,16 @@ def _with_gaps(found: Sequence[UsageSummary]) -> list[UsageSummary]:
     by_start = {each.period_start: each for each in found}
     period, start, last = found[0].period, found[0].period_start, found[-1].period_start
     filled = []
-    while start <= last:
+    while start < last:
         filled.append(
             by_start.get(start) or found[0].model_copy(update=_NOTHING | {"period_start": start})
         )
-        start = period.start(start + timedelta(days=32 if period is Period.MONTHLY else 1))
-    return filled
+        start = _next(period, start)
+    return [*filled, found[-1]]
+
+
+def _next(period: Period, start: datetime) -> datetime:
+    return period.start(start + timedelta(days=32 if period is Period.MONTHLY else 1))
 
 
 def _plot(summaries: Sequence[UsageSummary]) -> Table:
