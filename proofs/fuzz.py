@@ -21,7 +21,8 @@ PROMISE = (
 )
 BROKEN = (
     "`*` in a path glob matched an empty segment; `parse_duration` let `OverflowError` out; the "
-    "first address of X-Forwarded-For was believed; spaces in Forwarded took the square of their time"
+    "first address of X-Forwarded-For was believed; spaces in Forwarded took the square of their "
+    "time"
 )
 
 TOOLS = ("atheris==3.0.0",)

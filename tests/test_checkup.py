@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from keysmith import Engine, KeyCreate, PolicyCreate, ScopeCreate, SqliteStore
+from keysmith import Engine, KeyCreate, PolicyCreate, ScopeCreate, SqliteStore, StoreCorruptError
 from keysmith.clock import utc_now
 from keysmith.stores import sqlite_checkup
 from keysmith.stores.schema import VERSION_TABLE
 from keysmith.stores.sqlite_checkup import Finding, Verdict, check_up
 from tests.adversity import as_nobody, as_root
 
-ALL = "files disk opening settings log lock schema integrity references tables strays clock"
+ALL = (
+    "files disk opening settings log lock counters schema integrity references tables strays clock"
+)
 
 
 @pytest.fixture
@@ -239,6 +241,30 @@ def test_what_others_may(path: Path, mode: int, verdict: Verdict, said: str) -> 
     found = examine(path)["files"]
     assert found.verdict is verdict
     assert said in found.advice
+
+
+def test_what_others_may_with_the_files_beside_it(path: Path) -> None:
+    with Engine(SqliteStore(path)) as engine:
+        engine.ensure_scopes(["a"])
+        log, counters = (Path(f"{path}{suffix}") for suffix in ("-wal", "-counters"))
+        log.chmod(0o644)
+        found = examine(path)["files"]
+        assert (found.verdict, str(log) in found.advice) == (Verdict.NOTE, True)
+        counters.touch()
+        counters.chmod(0o606)
+        assert str(counters) in examine(path)["files"].advice
+    path.parent.chmod(0o777)
+    assert problems(path)["files"].startswith("Everybody may write to")
+    path.parent.chmod(0o1777)
+    counters.chmod(0o600)
+    assert "files" not in problems(path)
+
+
+def test_limits_that_cannot_be_counted(path: Path) -> None:
+    Path(f"{path}-counters").write_text("something else")
+    assert "Remove it" in problems(path)["counters"]
+    with Engine(SqliteStore(path)) as engine, pytest.raises(StoreCorruptError):
+        engine.health()
 
 
 @as_root

@@ -181,7 +181,15 @@ class TestDamage:
     def test_a_file_of_somebody_else_s_is_left_alone(
         self, database: Path, file: Path, content: bytes
     ) -> None:
+        opened = FileCounters(database)
+        opened.ping()
+        assert not file.exists(), "whoever counts nothing needs none"
+        opened.update("a", add)
+        opened.ping()
         file.write_bytes(content)
+        for counters in (opened, FileCounters(database)):
+            with pytest.raises(StoreCorruptError, match="Remove it"):
+                counters.ping()
         with pytest.raises(StoreCorruptError, match="Remove it"):
             FileCounters(database).update("a", add)
         assert file.read_bytes() == content
@@ -254,9 +262,12 @@ class TestSharing:
             assert two.counters.update("a", add) == 2
         assert not link.with_name("link.db-counters").exists()
 
-    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o666])
-    def test_who_may_use_the_database_may_count(
-        self, database: Path, file: Path, mode: int
+    @pytest.mark.parametrize(
+        ("mode", "expected"),
+        [(0o600, 0o600), (0o644, 0o600), (0o660, 0o660), (0o664, 0o660), (0o666, 0o666)],
+    )
+    def test_who_may_write_the_database_may_count_and_nobody_else(
+        self, database: Path, file: Path, mode: int, expected: int
     ) -> None:
         database.touch()
         database.chmod(mode)
@@ -264,7 +275,7 @@ class TestSharing:
             os.chown(database, 65534, 65533)
         FileCounters(database).update("a", add)
         found = file.stat()
-        assert found.st_mode & 0o777 == mode
+        assert found.st_mode & 0o777 == expected
         assert (found.st_uid, found.st_gid) == (database.stat().st_uid, database.stat().st_gid)
 
     def test_a_process_that_holds_on_is_not_waited_for_for_ever(self, database: Path) -> None:

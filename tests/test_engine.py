@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import ValidationError
@@ -269,6 +270,26 @@ class TestValidate:
         with pytest.raises(KeyExpiredError):
             engine.validate_key(created.raw_key)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda engine, key_id: engine.revoke_key(key_id),
+            lambda engine, key_id: engine.suspend_key(key_id),
+            lambda engine, key_id: engine.rotate_key(key_id, reason="compromise"),
+            lambda engine, key_id: engine.update_key(key_id, KeyUpdate(expires_at=None)),
+        ],
+    )
+    def test_a_key_that_was_called_expired_stays_so(
+        self, engine: Engine, clock: TurnableClock, change: Any
+    ) -> None:
+        created = create(engine, expires_at=START + HOUR)
+        clock.turn(hours=1)
+        with pytest.raises(InvalidStateTransitionError, match="final"):
+            change(engine, created.key.id)
+        clock.now = START
+        with pytest.raises(KeyExpiredError):
+            engine.validate_key(created.raw_key)
+
     def test_a_suspended_key_expires_as_well(self, engine: Engine, clock: TurnableClock) -> None:
         created = create(engine, expires_at=START + HOUR)
         engine.suspend_key(created.key.id)
@@ -514,7 +535,9 @@ class TestStates:
         if expected is None:
             with pytest.raises(InvalidStateTransitionError, match=state):
                 call(key_id)
-            assert engine.get_key(key_id).to_row() == before
+            assert engine.get_key(key_id).state == state
+            if state != "expired":
+                assert engine.get_key(key_id).to_row() == before
         else:
             call(key_id)
             assert engine.get_key(key_id).state == expected
@@ -699,10 +722,13 @@ class TestTenants:
         assert engine.validate_key(created.raw_key)
         assert acme.tenant_id == "acme"
 
-    @pytest.mark.parametrize("nobody", [None, "", 7])
+    @pytest.mark.parametrize("nobody", [None, "", 7, b"acme", uuid4()])
     def test_what_is_no_tenant_is_not_all_of_them(self, engine: Engine, nobody: Any) -> None:
         with pytest.raises(ValidationError):
             engine.for_tenant(nobody)
+        if nobody is not None:
+            with pytest.raises(ValidationError):
+                engine.for_tenant("acme", app_id=nobody)
 
     def test_another_tenants_objects_do_not_exist(
         self, engine: Engine, clock: TurnableClock

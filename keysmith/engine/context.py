@@ -60,8 +60,8 @@ class Tenancy:
         return data.model_copy(update=self._bound) if self._bound else data
 
     @property
-    def _bound(self) -> dict[str, str]:
-        return {name: value for name, value in self.filters().items() if isinstance(value, str)}
+    def _bound(self) -> dict[str, object]:
+        return {name: value for name, value in self.filters().items() if value is not None}
 
     def filters(self) -> TenantFilters:
         """The filters that leave only this caller's objects."""

@@ -57,7 +57,7 @@ from keysmith.stores.base import (
 )
 from keysmith.tracebacks import forget_values, guarded
 
-_tenant: TypeAdapter[str] = TypeAdapter(Name)
+_name: TypeAdapter[str] = TypeAdapter(Name)
 
 
 # Of these two, called for every request, one sees to its errors itself, the other gets no secret.
@@ -138,9 +138,11 @@ class Engine:
 
         Requests that leave out `tenant_id` and `app_id` get these; those that name others raise
         `TenantMismatchError`. Closing a bound engine does nothing; close the one it came from.
-        Raises `ValidationError` for what is no tenant, such as `None`: that would be all of them.
+        Raises `ValidationError` for what is no text, such as `None`: that would be all of them.
         """
-        _tenant.validate_python(tenant_id)
+        tenant_id = _name.validate_python(tenant_id, strict=True)
+        if app_id is not None:
+            app_id = _name.validate_python(app_id, strict=True)
         bound = self._context.tenancy
         if bound.tenant_id not in (None, tenant_id) or bound.app_id not in (None, app_id):
             raise TenantMismatchError
@@ -496,7 +498,7 @@ class Engine:
         return self._context.now()
 
     def health(self) -> None:
-        """Raises `StoreUnavailableError` when the store, or what counts limits, cannot answer."""
+        """Raises `StoreError` when the store, or what counts limits, cannot answer."""
         self._context.store.ping()
         ping = getattr(self._context.limiter, "ping", None)
         if ping is not None:

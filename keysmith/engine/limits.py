@@ -105,8 +105,8 @@ class RateLimiter(Protocol):
 
     One that never waits for a network says so with an attribute `immediate = True`, and is then
     asked on the event loop of an `AsyncEngine`; any other, on a worker thread. One that may be
-    out of reach can have a method `ping()` that raises `StoreUnavailableError`: `Engine.health()`
-    calls it.
+    out of reach can have a method `ping()` that raises `StoreError` then: `Engine.health()` calls
+    it.
     """
 
     def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
@@ -125,6 +125,10 @@ class CountingRateLimiter:
     def __init__(self, counters: Counters, clock: Clock) -> None:
         self._counters = counters
         self._clock = clock
+
+    def ping(self) -> None:
+        """See `RateLimiter`."""
+        self._counters.ping()
 
     def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
         """See `RateLimiter.take`."""

@@ -385,6 +385,9 @@ class Counters(Protocol):
         Nobody else sees them meanwhile. They begin as zeros.
         """
 
+    def ping(self) -> None:
+        """Raises `StoreError` where nothing could be counted now."""
+
 
 class Store(Protocol):
     """A place where keys are kept. Safe to share between threads."""

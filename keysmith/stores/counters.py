@@ -68,10 +68,14 @@ else:
         flock(file, LOCK_UN)
 
     def _resemble(file: int, database: str) -> None:
-        """Lets all who may use the database count, also where root came first."""
+        """Lets all who may write the database count, also where root came first.
+
+        Nobody else may even read: it takes no more to hold the lock, and so to stop all counting.
+        """
         with suppress(OSError):
             like = os.stat(database)
-            os.fchmod(file, like.st_mode & 0o777)
+            writers = like.st_mode & 0o222
+            os.fchmod(file, 0o600 | writers | writers << 1)
             if os.geteuid() == 0:
                 os.fchown(file, like.st_uid, like.st_gid)
 
@@ -128,6 +132,9 @@ class MemoryCounters:
             result = change(cells)
             self._records[key_id] = cells
             return result
+
+    def ping(self) -> None:
+        """See `Counters.ping`."""
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -191,6 +198,17 @@ class FileCounters:
         except OSError as error:
             raise _translate(error, self._path) from None
 
+    def ping(self) -> None:
+        """See `Counters.ping`. A file that is not there yet is made when it is needed."""
+        if not os.path.exists(_beside(self._database)):
+            return
+        try:
+            with self._thread_lock:
+                self._look()
+                self._claim(self._file)
+        except OSError as error:
+            raise _translate(error, self._path) from None
+
     def close(self) -> None:
         """Lets go of the file. It may be used again, and is then opened anew."""
         with self._thread_lock:
@@ -220,20 +238,24 @@ class FileCounters:
             return False
 
     def _open(self) -> None:
-        database = os.path.realpath(self._database)
-        self._path = Path(f"{database}-counters")
-        file = os.open(self._path, _FLAGS, 0o666)
+        self._path = _beside(self._database)
+        file = os.open(self._path, _FLAGS, 0o600)
         try:
-            self._lock(file)
-            self._claim(file, database)
+            self._claim(file)
         except BaseException:
             os.close(file)
             raise
-        _unlock(file)
         self._file = file
 
-    def _claim(self, file: int, database: str) -> None:
+    def _claim(self, file: int) -> None:
         """Makes a new file ours, and makes sure that an old one is."""
+        self._lock(file)
+        try:
+            self._mark(file)
+        finally:
+            _unlock(file)
+
+    def _mark(self, file: int) -> None:
         found = _read(file, len(_MAGIC), 0)
         if found == _MAGIC:
             return
@@ -243,7 +265,7 @@ class FileCounters:
                 f"{self._path} is not a file of Keysmith's counters. Remove it; limits and quotas "
                 "then count from zero."
             )
-        _resemble(file, database)
+        _resemble(file, os.path.realpath(self._database))
         _write_all(file, _MAGIC, 0)
 
     def _lock(self, file: int) -> None:
@@ -290,6 +312,10 @@ class FileCounters:
         if len(self._places) > _REMEMBERED:
             self._places.popitem(last=False)
         return offset, name
+
+
+def _beside(database: Path) -> Path:
+    return Path(f"{os.path.realpath(database)}-counters")
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -116,7 +117,13 @@ def _files(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
     closed = [file.name for file in files if not os.access(file, os.R_OK | os.W_OK)]
     closed += [str(folder) for folder in [path.parent] if not os.access(folder, os.W_OK | os.X_OK)]
     owners = {file.stat().st_uid for file in files}
-    mode = stat.S_IMODE(path.stat().st_mode)
+    writable, readable = (
+        [str(file) for file in files if file.stat().st_mode & bit]
+        for bit in (stat.S_IWOTH, stat.S_IROTH)
+    )
+    folder = path.parent.stat().st_mode
+    if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
+        writable.append(str(path.parent))
     if closed:
         yield _problem(
             "files",
@@ -129,14 +136,18 @@ def _files(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
             f"The files {', '.join(file.name for file in files)} have different owners.",
             "Give them all to the user that runs the service, and run commands as that user.",
         )
-    elif mode & stat.S_IWOTH:
-        yield _problem("files", f"Everybody may write to {path.name}.", f"chmod o-w {path}")
-    elif mode & stat.S_IROTH:
+    elif writable:
+        yield _problem(
+            "files",
+            f"Everybody may write to {', '.join(writable)}.",
+            f"chmod o-w {shlex.join(writable)}",
+        )
+    elif readable:
         yield Finding(
             "files",
             Verdict.NOTE,
-            f"Everybody on this machine may read {path.name}.",
-            f"If others have accounts on it: chmod o-r {path}",
+            f"Everybody on this machine may read {', '.join(readable)}.",
+            f"If others have accounts on it: chmod o-r {shlex.join(readable)}",
         )
     else:
         yield _ok("files", f"{path}, {_size(path.stat().st_size)}.")
@@ -158,6 +169,11 @@ def _disk(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
 def _opening(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
     store.ping()
     yield _ok("opening", f"It answers; SQLite {sqlite3.sqlite_version}.")
+
+
+def _counters(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
+    store.counters.ping()
+    yield _ok("counters", "Limits and quotas can be counted.")
 
 
 def _settings(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
@@ -299,7 +315,7 @@ def _clock(store: SqliteStore, now: datetime) -> Iterator[Finding]:
 
 
 _OUTSIDE = (_files, _disk, _opening)
-_INSIDE = (_settings, _log, _lock, _schema, _integrity, _references)
+_INSIDE = (_settings, _log, _lock, _counters, _schema, _integrity, _references)
 _ROWS = (_tables, _strays, _clock)
 _GATES = {"opening", "schema"}
 """Where these fail, there is no sense in looking further."""
