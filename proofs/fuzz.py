@@ -11,9 +11,12 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 from proofs.environments import environment
-from proofs.fuzzing import TARGETS, at_length, by_chance, try_one
+from proofs.fuzzing import TARGETS, Target, at_length, by_chance, try_one
 
 PROMISE = (
     "Whatever a stranger sends as a key, a header, an address, a path, an origin, a duration or a "
@@ -65,24 +68,28 @@ def _by_chance(seed: int) -> int:
 
 def _guided(seed: int) -> int:
     [libraries] = environment("fuzz", *TOOLS).parent.glob("lib/python*/site-packages")
-    tried = 0
+    with ThreadPoolExecutor(2) as several:
+        tried = sum(several.map(partial(_fuzz, libraries, seed), TARGETS))
     for target in TARGETS:
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, target.__name__, str(SECONDS), str(seed)],
-            env={**os.environ, "PYTHONPATH": str(libraries)},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        found = re.search(r"Done (\d+) runs", done.stderr)
-        assert found, f"seed {seed}: {_told(done.stdout + done.stderr)}"
-        assert done.returncode == 0, f"seed {seed}: {_told(done.stdout + done.stderr)}"
-        tried += int(found[1])
         for data in at_length(target):
             try_one(target, data)
             tried += 1
     return tried
+
+
+def _fuzz(libraries: Path, seed: int, target: Target) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, target.__name__, str(SECONDS), str(seed)],
+        env={**os.environ, "PYTHONPATH": str(libraries)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    found = re.search(r"Done (\d+) runs", done.stderr)
+    assert found, f"seed {seed}: {_told(done.stdout + done.stderr)}"
+    assert done.returncode == 0, f"seed {seed}: {_told(done.stdout + done.stderr)}"
+    return int(found[1])
 
 
 def _told(shown: str) -> str:
