@@ -207,7 +207,10 @@ class FileCounters:
                 self._look()
                 self._claim(self._file)
         except OSError as error:
-            raise _translate(error, self._path) from None
+            failure = _translate(error, self._path)
+            # Where the database cannot be written either, nothing at all is to be.
+            if not isinstance(failure, StoreReadOnlyError) or os.access(self._database, os.W_OK):
+                raise failure from None
 
     def close(self) -> None:
         """Lets go of the file. It may be used again, and is then opened anew."""

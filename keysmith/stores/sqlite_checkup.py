@@ -118,12 +118,12 @@ def _files(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
     closed += [str(folder) for folder in [path.parent] if not os.access(folder, os.W_OK | os.X_OK)]
     owners = {file.stat().st_uid for file in files}
     writable, readable = (
-        [str(file) for file in files if file.stat().st_mode & bit]
+        [file for file in files if file.stat().st_mode & bit]
         for bit in (stat.S_IWOTH, stat.S_IROTH)
     )
     folder = path.parent.stat().st_mode
     if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
-        writable.append(str(path.parent))
+        writable.append(path.parent)
     if closed:
         yield _problem(
             "files",
@@ -133,24 +133,28 @@ def _files(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
     elif len(owners) > 1:
         yield _problem(
             "files",
-            f"The files {', '.join(file.name for file in files)} have different owners.",
+            f"The files {_names(files)} have different owners.",
             "Give them all to the user that runs the service, and run commands as that user.",
         )
     elif writable:
         yield _problem(
             "files",
-            f"Everybody may write to {', '.join(writable)}.",
-            f"chmod o-w {shlex.join(writable)}",
+            f"Everybody may write to {_names(writable)}.",
+            f"chmod o-w {shlex.join(map(str, writable))}",
         )
     elif readable:
         yield Finding(
             "files",
             Verdict.NOTE,
-            f"Everybody on this machine may read {', '.join(readable)}.",
-            f"If others have accounts on it: chmod o-r {shlex.join(readable)}",
+            f"Everybody on this machine may read {_names(readable)}.",
+            f"If others have accounts on it: chmod o-r {shlex.join(map(str, readable))}",
         )
     else:
         yield _ok("files", f"{path}, {_size(path.stat().st_size)}.")
+
+
+def _names(files: list[Path]) -> str:
+    return ", ".join(file.name for file in files)
 
 
 def _disk(store: SqliteStore, _now: datetime) -> Iterator[Finding]:
