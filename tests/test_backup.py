@@ -223,10 +223,12 @@ def test_what_was_restored_is_as_private_as_the_backup(
     store: SqliteStore, target: Path, tmp_path: Path
 ) -> None:
     store.backup(target)
-    target.chmod(0o600)
-    with SqliteStore(tmp_path / "new.db") as new:
-        new.restore(target)
-        assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("new.db*")} == {0o600}
+    for mode in (0o600, 0o400):
+        target.chmod(mode)
+        with SqliteStore(tmp_path / f"new-{mode}.db") as new:
+            new.restore(target)
+            found = list(tmp_path.glob(f"new-{mode}.db*"))
+            assert {file.stat().st_mode & 0o777 for file in found} == {0o600}
 
 
 def test_an_older_backup_is_migrated(store: SqliteStore, target: Path) -> None:

@@ -294,6 +294,7 @@ FileCounters(Path(sys.argv[1])).update("a", hold)
         with script(holding, database) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "holding\n"
+            FileCounters(database).ping()  # waits for nobody
             with pytest.raises(StoreUnavailableError, match="stopped"):
                 counters.update("a", add)
             with pytest.raises(StoreUnavailableError, match="stopped"):

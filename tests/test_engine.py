@@ -32,9 +32,11 @@ from keysmith import (
     OriginNotAllowedError,
     PathNotAllowedError,
     Plugin,
+    Policy,
     PolicyCreate,
     PolicyInUseError,
     PolicyNotFoundError,
+    PolicyPublic,
     PolicyUpdate,
     PolicyViolationError,
     RotationReason,
@@ -495,6 +497,17 @@ class TestRotate:
             engine.validate_key(created.raw_key)
         assert "The end of the grace period of a secret of akey_" in caplog.text
         assert engine.cleanup_grace_expired() == 1
+
+    def test_a_policy_of_somebody_elses_making_gives_no_more_grace_than_there_is(
+        self, engine: Engine
+    ) -> None:
+        policy = Policy(name="p", grace_period=timedelta(days=4000))
+        engine.store.policies.create(policy)
+        assert PolicyPublic.model_validate(engine.get_policy(policy.id))
+        key_id = create(engine, policy_id=policy.id).key.id
+        engine.rotate_key(key_id)
+        [rotation] = engine.list_rotations(key_id=key_id)
+        assert rotation.grace_ends == START + timedelta(days=3650)
 
     def test_ended_grace_is_reported_once(
         self, engine: Engine, clock: TurnableClock, recorder: Recorder

@@ -281,12 +281,16 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, engine: Engine) 
 
 def test_what_was_skipped_as_expired_stays_so(engine: Engine, clock: TurnableClock) -> None:
     expires_at = clock.now + timedelta(hours=1)
-    created = engine.create_key(KeyCreate(name="n", expires_at=expires_at))
+    created, elsewhere = (
+        engine.create_key(KeyCreate(name="n", tenant_id=tenant, expires_at=expires_at))
+        for tenant in ("acme", "other")
+    )
     clock.turn(hours=1)
-    sweep = Sweep(engine, before=clock.now, ends_grace=True)
+    sweep = Sweep(engine, before=clock.now, ends_grace=True, tenant_id="acme")
     sweep.carry_out("revoked", engine.revoke_key, as_json=True)
     clock.turn(hours=-1)
     assert not works(engine, created.raw_key)
+    assert works(engine, elsewhere.raw_key), "it is none of those that were asked for"
 
 
 # ---------------------------------------------------------------------------- killed half way

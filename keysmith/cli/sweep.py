@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
@@ -43,6 +43,8 @@ class Sweep:
         self._before = before
         self._ends_grace = ends_grace
         self._skipped: Counter[str] = Counter()
+        self._expired: list[str] = []
+        """Those of which nobody has written down yet that they have expired."""
         self._failed: list[dict[str, str]] = []
         self._done = 0
         self.key_ids = [key.id for key in self._all(whose) if self._concerns(key)]
@@ -67,9 +69,8 @@ class Sweep:
         do, and `StoreError` or `OSError`, after the report, where nothing more can be done.
         """
         interrupted = False
-        # What is skipped as expired must stay so, should the clock be wrong.
-        self.engine.cleanup_expired_keys()
         try:
+            self._settle_expired()
             with progress_bar(what.capitalize()) as progress, interrupts() as asked:
                 for number, key_id in enumerate(self.key_ids):
                     progress(number, len(self.key_ids))
@@ -100,6 +101,12 @@ class Sweep:
             self._done += concerned
         self._left -= 1
 
+    def _settle_expired(self) -> None:
+        """Has what is skipped as expired stay so, should the clock be wrong."""
+        for key_id in self._expired:
+            with suppress(KeyNotFoundError):
+                self.engine._lifecycle.expire(key_id)  # noqa: SLF001
+
     def _all(self, whose: TenantFilters) -> Iterator[Key]:
         """Every key, by descending ID: whatever changes meanwhile, that order does not."""
         after = None
@@ -112,6 +119,8 @@ class Sweep:
         state = state_at(key, self.engine.now())
         if state.final:
             self._skipped[state.value] += 1
+            if state is not key.state:
+                self._expired.append(key.id)
         elif not self._works(key):
             self._skipped["newer"] += 1
         else:

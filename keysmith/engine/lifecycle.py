@@ -38,7 +38,8 @@ def refuse_final(key: Key, now: datetime, deed: str) -> None:
 def ended_for_good(context: Context, key_id: str) -> Iterator[None]:
     """Writes down that the key has expired, if a change is refused for that: it was called final.
 
-    Else it would be alive again, should the clock be put back.
+    Else it would be alive again, should the clock be put back. A transaction of the host's that
+    the refusal undoes takes this with it.
     """
     try:
         yield

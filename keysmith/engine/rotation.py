@@ -153,7 +153,7 @@ class Rotations:
         if grace is None:
             if key.policy_id is None:
                 return DEFAULT_GRACE_PERIOD
-            return self._context.store.policies.get(key.policy_id).grace_period
+            return min(self._context.store.policies.get(key.policy_id).grace_period, MAX_GRACE)
         grace = _duration.validate_python(grace)
         if grace > MAX_GRACE:
             raise invalid(Rotation, "grace", f"must be at most {MAX_GRACE.days} days")

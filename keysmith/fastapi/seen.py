@@ -40,7 +40,8 @@ class Seen:
         self, engine: Engine, result: ValidationResult, address: str | None, scope: Scope
     ) -> None:
         """Remembers whose key it was; should several engines be asked, what the last one said."""
-        self._limiters = (*self._limiters, engine._context.limiter)  # noqa: SLF001
+        if not self.counted_for(engine):
+            self._limiters = (*self._limiters, engine._context.limiter)  # noqa: SLF001
         self.result, self.address, self.scope = result, address, scope
         if result.rate_limit is not None and result.policy is not None:
             self.headers = rate_limit_headers(result.rate_limit, result.policy, engine.now())

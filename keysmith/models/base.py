@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -95,11 +96,14 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("must lie between the years 1 and 9999 in UTC") from None
 
 
+_DATED = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+
+
 def _with_a_date(value: object) -> object:
     """To pydantic, numbers are moments, too, of which nobody can tell the unit."""
-    if isinstance(value, int | float) or (isinstance(value, str) and "T" not in value.upper()):
-        raise ValueError("must be a time with a time zone, such as 2026-03-01T12:00:00Z")
-    return value
+    if isinstance(value, datetime) or (isinstance(value, str) and _DATED.match(value)):
+        return value
+    raise ValueError("must be a time with a time zone, such as 2026-03-01T12:00:00Z")
 
 
 def _not_a_boolean(value: object) -> object:

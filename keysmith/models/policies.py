@@ -135,7 +135,7 @@ class PolicyFields(WithMeta, Owned):
     """How long after its creation a key expires at the latest."""
     rotation_period: PositiveDuration | None = Field(default=None, sa_type=Milliseconds)
     """How long a secret may stay in use before its rotation is due."""
-    grace_period: GracePeriod = Field(default=DEFAULT_GRACE_PERIOD, sa_type=Milliseconds)
+    grace_period: NonNegativeDuration = Field(default=DEFAULT_GRACE_PERIOD, sa_type=Milliseconds)
     """How long a rotated secret goes on working."""
     daily_quota: StrictInt = Field(default=0, ge=0, le=MAX_COUNT, sa_type=sa.BigInteger)
     """Requests in a calendar day of UTC."""
@@ -162,6 +162,8 @@ class Policy(PolicyStatus, PolicyFields, PolicyIdentity, Table, table=True):
 
 class PolicyCreate(PolicyFields):
     """A request for a new policy."""
+
+    grace_period: GracePeriod = DEFAULT_GRACE_PERIOD
 
 
 class PolicyUpdate(Update):

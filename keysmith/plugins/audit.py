@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,10 @@ class _LogWriter:
         self._logger.log(level, "%s", json.dumps(entry), extra={"audit": entry})
 
 
+_A_WRITE = 0.001
+"""Seconds that another process takes to write an entry, at most; as a rule."""
+
+
 class _FileWriter:
     """Appends entries to a file.
 
@@ -113,19 +118,23 @@ class _FileWriter:
 
     def __call__(self, entry: Entry) -> None:
         line = json.dumps(entry).encode() + b"\n"
-        self._append(b"\n" + line if self._is_torn() else line)
+        torn = self._torn_at()
+        if torn is not None:
+            time.sleep(_A_WRITE)  # another process may be at it
+            torn = torn if torn == self._torn_at() else None
+        self._append(line if torn is None else b"\n" + line)
 
-    def _is_torn(self) -> bool:
-        """Whether the file ends amid a line."""
+    def _torn_at(self) -> int | None:
+        """The size of the file, if it ends amid a line."""
         if not self._path.is_file():
-            return False  # such as a pipe, which has no end
+            return None  # such as a pipe, which has no end
         try:
             with self._path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - 1))
-                return file.read(1) not in (b"", b"\n")
+                return None if file.read(1) in (b"", b"\n") else size
         except OSError:
-            return False  # it may be that we may write only
+            return None  # it may be that we may write only
 
     def _append(self, line: bytes) -> None:
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

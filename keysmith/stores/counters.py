@@ -199,15 +199,18 @@ class FileCounters:
             raise _translate(error, self._path) from None
 
     def ping(self) -> None:
-        """See `Counters.ping`. A file that is not there yet is made when it is needed."""
-        if not os.path.exists(_beside(self._database)):
-            return
+        """See `Counters.ping`. It waits for nobody, and a file is made when it is needed."""
+        path = _beside(self._database)
         try:
-            with self._thread_lock:
-                self._look()
-                self._claim(self._file)
+            file = os.open(path, _FLAGS & ~os.O_CREAT)
+            try:
+                self._is_ours(_read(file, len(_MAGIC), 0))
+            finally:
+                os.close(file)
+        except FileNotFoundError:
+            return
         except OSError as error:
-            failure = _translate(error, self._path)
+            failure = _translate(error, path)
             # Where the database cannot be written either, nothing at all is to be.
             if not isinstance(failure, StoreReadOnlyError) or os.access(self._database, os.W_OK):
                 raise failure from None
@@ -244,32 +247,29 @@ class FileCounters:
         self._path = _beside(self._database)
         file = os.open(self._path, _FLAGS, 0o600)
         try:
+            self._lock(file)
             self._claim(file)
         except BaseException:
             os.close(file)
             raise
+        _unlock(file)
         self._file = file
 
     def _claim(self, file: int) -> None:
         """Makes a new file ours, and makes sure that an old one is."""
-        self._lock(file)
-        try:
-            self._mark(file)
-        finally:
-            _unlock(file)
+        if not self._is_ours(_read(file, len(_MAGIC), 0)):
+            _resemble(file, os.path.realpath(self._database))
+            _write_all(file, _MAGIC, 0)
 
-    def _mark(self, file: int) -> None:
-        found = _read(file, len(_MAGIC), 0)
-        if found == _MAGIC:
-            return
+    def _is_ours(self, begins: bytes) -> bool:
+        """Whether a file that begins so is one already; raises if it is somebody else's."""
         # It may have been begun by somebody who did not come far, or by a machine that lost power.
-        if found.strip(b"\0") and not _MAGIC.startswith(found):
+        if begins.strip(b"\0") and not _MAGIC.startswith(begins):
             raise StoreCorruptError(
-                f"{self._path} is not a file of Keysmith's counters. Remove it; limits and quotas "
-                "then count from zero."
+                f"{_beside(self._database)} is not a file of Keysmith's counters. Remove it; "
+                "limits and quotas then count from zero."
             )
-        _resemble(file, os.path.realpath(self._database))
-        _write_all(file, _MAGIC, 0)
+        return begins == _MAGIC
 
     def _lock(self, file: int) -> None:
         try:

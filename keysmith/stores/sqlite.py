@@ -161,7 +161,8 @@ class SqliteStore:
                     yield connection
                     _check_foreign_keys(connection)
             finally:
-                driver.execute("PRAGMA foreign_keys = ON")
+                with suppress(sqlite3.ProgrammingError):  # one that is broken has been closed
+                    driver.execute("PRAGMA foreign_keys = ON")
         self._database.schema_changed()
 
     def ping(self) -> None:
@@ -199,7 +200,8 @@ class SqliteStore:
         """
         self._database._refuse_closed()  # noqa: SLF001
         with sound_backup(_file(backup)) as source:
-            self._create_file(stat.S_IMODE(os.stat(backup).st_mode))  # as private as the backup
+            # As private as the backup, which itself may well be read-only.
+            self._create_file(stat.S_IMODE(os.stat(backup).st_mode) & 0o666 | 0o600)
             # A bare connection: our settings would have a schema read that may be damaged.
             bring_back(
                 source,
