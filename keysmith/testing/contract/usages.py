@@ -66,6 +66,7 @@ class TestUsages:
         assert store.usages.purge(START + timedelta(hours=2)) == 3
         assert store.usages.count() == 3
         assert store.usages.daily_count(key.id, START.date()) == 5, "aggregates stay"
+        assert store.usages.daily_count(other.id, START.date()) == 1
         for refused in (
             lambda: store.usages.query(since=START.replace(tzinfo=None)),
             lambda: store.usages.purge(START.replace(tzinfo=None)),
