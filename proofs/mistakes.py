@@ -6,7 +6,8 @@ import ast
 import random
 from pathlib import Path
 
-from proofs.mutants import figure, run, sample
+from proofs.hunting import run
+from proofs.mutants import figure, sample
 
 PROMISE = "Of small mistakes in the engine and the stores, the tests notice nine in ten."
 BROKEN = "the tests of rules, limits and rotation were left out"
