@@ -13,6 +13,8 @@ from threading import Lock
 
 from typeid.base32 import encode
 
+from keysmith.forks import renew_after_fork
+
 
 class IdPrefix(StrEnum):
     """The prefix that tells what an ID identifies."""
@@ -47,6 +49,11 @@ class _Sequence:
     """
 
     def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Begins anew in a forked child: to count on where the parent does gives the same IDs."""
         self._lock = Lock()
         self._millisecond = -1
         self._random = 0

@@ -265,6 +265,25 @@ record(1, "parent")
     assert counts(path) == {"parent": 4, "worker 0": 7, "worker 1": 7}
 
 
+def test_parent_and_child_make_ids_of_their_own_under_a_clock_that_stands_still(path: Path) -> None:
+    run(
+        path,
+        """
+from datetime import datetime, UTC
+engine = Engine(store, clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+def work():
+    record(2, "both")
+    engine.flush()
+    engine.create_key(KeyCreate(name="another"))
+work()
+in_child(work)
+work()
+assert engine.count_keys() == 4
+""",
+    )
+    assert counts(path) == {"both": 6}
+
+
 def test_a_memory_store_is_copied(path: Path) -> None:
     run(
         path,
