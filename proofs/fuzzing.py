@@ -39,7 +39,7 @@ from keysmith.fastapi.clients import MAX_HEADER_LENGTH, ClientAddress
 from keysmith.fastapi.credentials import read_credential
 from keysmith.fastapi.headers import etag, require_match
 from keysmith.fastapi.problems import HTTPProblem
-from keysmith.fastapi.schemas import AggregateQuery, KeyQuery
+from keysmith.fastapi.schemas import AggregateQuery, KeyQuery, ScopeQuery, UsageQuery
 from keysmith.models import Policy
 from keysmith.models.base import Duration, iso_8601
 from keysmith.models.policies import Network, Origin, PathGlob
@@ -215,7 +215,7 @@ def durations(text: str) -> None:
 
 
 def cursors(text: str) -> None:
-    """A page or a refusal, of lists by ID and of aggregates by day."""
+    """A page or a refusal, of lists by ID, by name, by time and of aggregates by day."""
     with suppress(ValidationError):
         asked = KeyQuery.model_validate({"cursor": text}).page()
         engine().list_keys(**asked)
@@ -224,6 +224,10 @@ def cursors(text: str) -> None:
     with suppress(ValidationError):
         asked = AggregateQuery.model_validate({"cursor": text}).page()
         engine().aggregate_usage(key_id=document().id, **asked)
+    with suppress(ValidationError):
+        engine().query_usage(**UsageQuery.model_validate({"cursor": text}).page())
+    with suppress(ValidationError):
+        engine().list_scopes(**ScopeQuery.model_validate({"cursor": text}).page())
 
 
 def headers(text: str) -> None:
@@ -361,7 +365,10 @@ TARGETS: dict[Target, list[str]] = {
     ],
     cursors: [
         "akey_",
+        "kusg_",
+        "kscp_",
         "0" * 26,
+        "2" + "9" * 17,
         "2026-03-01.",
         "2026-W01-1",
         "01h" + "0" * 23,

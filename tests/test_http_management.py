@@ -191,6 +191,30 @@ def test_pages(api: httpx.Client, what: str) -> None:
     assert exact["next"] is None, "a full page that is the last"
 
 
+def test_pages_go_on_when_what_they_ended_with_has_gone(engine: Engine, api: httpx.Client) -> None:
+    engine.ensure_scopes(["a", "b", "c"], tenant_id="pages")
+    query: dict[str, Any] = {"tenant_id": "pages", "limit": 2}
+    page = api.get("/scopes", params=query).json()
+    assert api.delete(f"/scopes/{page['items'][-1]['id']}").status_code == 204
+    rest = api.get("/scopes", params={**query, "cursor": page["next"]}).json()
+    assert ([each["name"] for each in rest["items"]], rest["next"]) == (["c"], None)
+
+    key_id = created(api, "/keys", tenant_id="pages")["key"]["id"]
+    moments = [datetime(2020, 1, 1, tzinfo=UTC), datetime(9506, 1, 1, 0, 0, 0, 1, tzinfo=UTC)]
+    for moment in moments:
+        engine.record_usage(
+            UsageCreate(
+                key_id=key_id, endpoint="/", method="GET", status_code=200, created_at=moment
+            )
+        )
+    path = f"/keys/{key_id}/usage"
+    page = api.get(path, params={"limit": 1}).json()
+    with engine.store.db.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM keysmith_usage WHERE created_at > '9000-01-01'")
+    rest = api.get(path, params={"limit": 1, "cursor": page["next"]}).json()
+    assert [each["created_at"] for each in rest["items"]] == ["2020-01-01T00:00:00Z"]
+
+
 def test_usage(engine: Engine, api: httpx.Client) -> None:
     keys = [created(api, "/keys", tenant_id=f"usage-{number}")["key"]["id"] for number in (1, 2)]
     days = [datetime(2026, 1, day, 12, tzinfo=UTC) for day in (1, 2, 2, 31)]
@@ -287,6 +311,8 @@ def test_filters(api: httpx.Client) -> None:
         ("GET", "/usage", {"params": {"until": "2026-01-01T00:00:00"}}, "until"),
         ("GET", "/usage", {"params": {"cursor": f"yesterday.{NO_KEY}"}}, "cursor"),
         ("GET", "/usage", {"params": {"cursor": "2026-01-01.kpol"}}, "cursor"),
+        ("GET", f"/keys/{NO_KEY}/usage", {"params": {"cursor": NO_KEY}}, "cursor"),
+        ("GET", "/scopes", {"params": {"cursor": f"{NO_SCOPE}.A"}}, "cursor"),
         ("GET", "/usage", {"params": {"period": "hourly"}}, "period"),
         ("POST", "/policies", {"json": {"name": "n", "daily_quota": True}}, "daily_quota"),
         ("POST", "/policies", {"json": {"name": "n", "grace_period": False}}, "grace_period"),

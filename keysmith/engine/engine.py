@@ -337,12 +337,14 @@ class Engine:
         self,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | tuple[datetime, str] | None = None,
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageRecord]:
         """Records, newest first, with all that this engine has recorded before.
 
-        `after` is the last ID of the page before. An engine bound to an app needs `key_id`.
+        `after` is the last ID of the page before, and raises `NotFoundError` if that record has
+        gone meanwhile; or its `created_at` and ID, which lead on even then. An engine bound to an
+        app needs `key_id`.
         """
         return self._usage.query(limit, after, {**filters})
 
@@ -450,10 +452,14 @@ class Engine:
         self,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | tuple[str, str] | None = None,
         **filters: Unpack[ScopeFilters],
     ) -> Sequence[Scope]:
-        """Scopes, by name. `after` is the last ID of the page before."""
+        """Scopes, by name.
+
+        `after` is the last ID of the page before, and raises `ScopeNotFoundError` if that scope has
+        gone meanwhile; or its name and ID, which lead on even then.
+        """
         return self._scopes.list(limit, after, {**filters})
 
     def list_key_scopes(self, key_id: str) -> Sequence[Scope]:

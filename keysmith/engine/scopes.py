@@ -55,7 +55,7 @@ class Scopes:
         return self._context.scope(scope_id)
 
     def list(
-        self, limit: int | None, after: str | None, filters: dict[str, Any]
+        self, limit: int | None, after: str | tuple[str, str] | None, filters: dict[str, Any]
     ) -> Sequence[Scope]:
         narrowed = self._context.tenancy.narrow(filters)
         if narrowed is None:

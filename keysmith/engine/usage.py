@@ -80,7 +80,7 @@ class Usage:
         return self._context.usage.put(usage, wait=wait)
 
     def query(
-        self, limit: int | None, after: str | None, filters: dict[str, Any]
+        self, limit: int | None, after: str | tuple[datetime, str] | None, filters: dict[str, Any]
     ) -> Sequence[UsageRecord]:
         self._write()
         narrowed = self._context.tenancy.narrow(filters)

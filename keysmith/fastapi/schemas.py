@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from keysmith.ids import ID_PATTERN, IdPrefix
+from keysmith.ids import ID_LENGTH, ID_PATTERN, IdPrefix
 from keysmith.models import (
     Environment,
     KeyPublic,
@@ -17,21 +17,22 @@ from keysmith.models import (
     PolicyPublic,
     RotationPublic,
     RotationReason,
+    Scope,
     ScopePublic,
     UsageAggregate,
     UsageAggregatePublic,
     UsagePublic,
+    UsageRecord,
 )
 from keysmith.models.base import (
+    SCOPE_NAME_PATTERN,
     Description,
     Duration,
     KeyId,
     Label,
     PolicyId,
     RotationId,
-    ScopeId,
     ScopeName,
-    UsageId,
     UtcDatetime,
 )
 from keysmith.models.keys import MAX_SCOPES
@@ -48,6 +49,23 @@ AggregateCursor = Annotated[
     str, Field(pattern=rf"^[1-9]\d{{5}}\.{IdPrefix.KEY.value}_{ID_PATTERN}$")
 ]
 """The ordinal of a day, with the six digits that it has until the year 2738, and a key."""
+
+UsageCursor = Annotated[
+    str, Field(pattern=rf"^[0-2][0-9]{{17}}\.{IdPrefix.USAGE.value}_{ID_PATTERN}$")
+]
+"""Microseconds since the year 1, in the digits that suffice until the year 9507, and a record."""
+
+ScopeCursor = Annotated[
+    str,
+    Field(
+        max_length=ID_LENGTH + 1 + 255,
+        pattern=rf"^{IdPrefix.SCOPE.value}_{ID_PATTERN}\.{SCOPE_NAME_PATTERN}$",
+    ),
+]
+"""A scope and its name, where the list goes on also when that scope has gone."""
+
+_YEAR_ONE = datetime.min.replace(tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Body(BaseModel):
@@ -165,6 +183,11 @@ class PolicyPage(Page[PolicyPublic]):
 class ScopePage(Page[ScopePublic]):
     """Scopes, by name."""
 
+    @classmethod
+    def cursor(cls, last: Scope) -> str:
+        """The last scope, and its name."""
+        return f"{last.id}.{last.name}"
+
 
 class RotationPage(Page[RotationPublic]):
     """Rotations, newest first."""
@@ -172,6 +195,11 @@ class RotationPage(Page[RotationPublic]):
 
 class UsagePage(Page[UsagePublic]):
     """Requests, newest first."""
+
+    @classmethod
+    def cursor(cls, last: UsageRecord) -> str:
+        """The moment of the last request, and which it was."""
+        return f"{(last.created_at - _YEAR_ONE) // _MICROSECOND:018d}.{last.id}"
 
 
 class AggregatePage(Page[UsageAggregatePublic]):
@@ -236,8 +264,16 @@ class PolicyQuery(TenantFilter, Query):
 class ScopeQuery(TenantFilter, Query):
     """Which scopes."""
 
-    cursor: ScopeId | None = None
+    cursor: ScopeCursor | None = None
     parent: Label | None = None
+
+    def page(self) -> dict[str, Any]:
+        """As for any list, with the cursor as the engine wants it."""
+        asked = super().page()
+        if self.cursor is not None:
+            scope_id, name = self.cursor.split(".", 1)
+            asked["after"] = (name, scope_id)
+        return asked
 
 
 class RotationQuery(Query):
@@ -257,7 +293,15 @@ class TimeQuery(Query):
 class UsageQuery(TimeQuery):
     """Which requests of a key."""
 
-    cursor: UsageId | None = None
+    cursor: UsageCursor | None = None
+
+    def page(self) -> dict[str, Any]:
+        """As for any list, with the cursor as the engine wants it."""
+        asked = super().page()
+        if self.cursor is not None:
+            moment, usage_id = self.cursor.split(".")
+            asked["after"] = (_YEAR_ONE + int(moment) * _MICROSECOND, usage_id)
+        return asked
 
 
 class AggregateQuery(TimeQuery):

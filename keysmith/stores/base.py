@@ -198,10 +198,14 @@ class ScopeRepository(Protocol):
         self,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | tuple[str, str] | None = None,
         **filters: Unpack[ScopeFilters],
     ) -> Sequence[Scope]:
-        """Scopes, by name."""
+        """Scopes, by name.
+
+        `after` is the last ID of the page before, and raises `ScopeNotFoundError` when that has
+        gone from the tenant; or its name and ID, which lead on even then.
+        """
 
     def list_by_key(self, key_id: str) -> Sequence[Scope]:
         """The scopes that a key holds itself, by name."""
@@ -244,10 +248,14 @@ class UsageRepository(Protocol):
         self,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | tuple[datetime, str] | None = None,
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageRecord]:
-        """Records, newest first."""
+        """Records, newest first.
+
+        `after` is the last ID of the page before, and raises `NotFoundError` when that has gone
+        from the tenant; or its `created_at` and ID, which lead on even then.
+        """
 
     def aggregate(
         self,

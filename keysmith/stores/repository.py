@@ -13,6 +13,7 @@ from keysmith.errors import ConflictError, NotFoundError, StoreCorruptError
 from keysmith.ids import IdPrefix, is_id
 from keysmith.models import Key
 from keysmith.models.base import Table, invalid
+from keysmith.stores.base import TenantFilters
 from keysmith.stores.database import Database
 
 TableT = TypeVar("TableT", bound=Table)
@@ -35,6 +36,8 @@ class SqlRepository(Generic[TableT]):
     taken: ClassVar[str] = "There is such a row already."
     """What a `ConflictError` says."""
     filters: ClassVar[TypeAdapter[Any]]
+    places: ClassVar[TypeAdapter[tuple[Any, str]]]
+    """Where a row stands in a list that is not by ID: what the list is by, and the ID."""
 
     table: ClassVar[sa.Table]
     fields: ClassVar[tuple[str, ...]]
@@ -155,6 +158,25 @@ class SqlRepository(Generic[TableT]):
         if not is_id(self.id_prefix, after):
             raise invalid(self.model, "after", "must be the last ID of the page before")
         return after
+
+    def _place(
+        self, after: str | tuple[Any, str], order: sa.Column[Any], filters: Mapping[str, Any]
+    ) -> tuple[Any, str]:
+        """Where the page before ended. Raises `missing` for an ID that has gone from the list."""
+        if not isinstance(after, str):
+            return self.places.validate_python(after)
+        whose = {name: filters.get(name) for name in TenantFilters.__annotations__}
+        statement = sa.select(order, self.table.c.id).where(
+            self.table.c.id == self._cursor(after), *self._equal(**whose)
+        )
+        with self._database.read() as connection:
+            place = connection.execute(statement).first()
+        if place is None:
+            raise self.missing(
+                'What "after" names has gone, and with it the place where the page before ended. '
+                "List from the beginning."
+            )
+        return place[0], place[1]
 
     def _filtered(
         self, filters: Mapping[str, Any], *, time: sa.ColumnElement[Any] | None = None

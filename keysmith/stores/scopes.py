@@ -16,7 +16,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from keysmith.errors import KeyNotFoundError, ScopeNotFoundError
 from keysmith.ids import IdPrefix
 from keysmith.models import Key, KeyScope, Scope
-from keysmith.models.base import SCOPE_NAME_PATTERN
+from keysmith.models.base import SCOPE_NAME_PATTERN, ScopeId, ScopeName
 from keysmith.stores.base import ScopeFilters
 from keysmith.stores.repository import SqlRepository
 
@@ -80,6 +80,7 @@ class SqlScopeRepository(SqlRepository[Scope]):
     id_prefix = IdPrefix.SCOPE
     taken = "A scope of this name exists already in this tenant."
     filters = TypeAdapter(ScopeFilters)
+    places = TypeAdapter(tuple[ScopeName, ScopeId])
 
     def get_by_name(self, tenant_id: str, name: str) -> Scope:
         return self._one(*self._equal(tenant_id=tenant_id, name=name))
@@ -99,14 +100,13 @@ class SqlScopeRepository(SqlRepository[Scope]):
         self,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | tuple[str, str] | None = None,
         **filters: Unpack[ScopeFilters],
     ) -> Sequence[Scope]:
         criteria = self._filtered(filters)
         if after is not None:
-            last = sa.alias(_table)
-            position = sa.select(last.c.name, last.c.id).where(last.c.id == self._cursor(after))
-            criteria.append(sa.tuple_(_table.c.name, _table.c.id) > position.scalar_subquery())
+            place = self._place(after, _table.c.name, filters)
+            criteria.append(sa.tuple_(_table.c.name, _table.c.id) > place)
         return self._page(criteria, limit=limit, order_by=(_table.c.name, _table.c.id))
 
     def list_by_key(self, key_id: str) -> Sequence[Scope]:

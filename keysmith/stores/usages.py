@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from keysmith.errors import KeyNotFoundError, NotFoundError
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Period, UsageAggregate, UsageRecord, UsageSummary
-from keysmith.models.base import moment
+from keysmith.models.base import UsageId, UtcDatetime, moment
 from keysmith.stores.aggregates import Counted, SqlAggregates
 from keysmith.stores.base import RecordedUsage, TenantFilters, UsageFilters
 from keysmith.stores.bulk import stored_moment, write_rows
@@ -37,6 +37,7 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
     missing = NotFoundError
     id_prefix = IdPrefix.USAGE
     filters = TypeAdapter(UsageFilters)
+    places = TypeAdapter(tuple[UtcDatetime, UsageId])
 
     def __init__(self, database: Any) -> None:
         super().__init__(database)
@@ -72,18 +73,13 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         self,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | tuple[datetime, str] | None = None,
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageRecord]:
         criteria = self._filtered(filters, time=_records.c.created_at)
         if after is not None:
-            last = sa.alias(_records)
-            position = sa.select(last.c.created_at, last.c.id).where(
-                last.c.id == self._cursor(after)
-            )
-            criteria.append(
-                sa.tuple_(_records.c.created_at, _records.c.id) < position.scalar_subquery()
-            )
+            place = self._place(after, _records.c.created_at, filters)
+            criteria.append(sa.tuple_(_records.c.created_at, _records.c.id) < place)
         order = (_records.c.created_at.desc(), _records.c.id.desc())
         return self._page(criteria, limit=limit, order_by=order)
 

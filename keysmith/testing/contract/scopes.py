@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 
 from keysmith import ConflictError, ScopeNotFoundError, Store
 from keysmith.testing.contract.samples import a_key, scopes
@@ -17,6 +20,25 @@ class TestScopes:
         first = store.scopes.list(limit=3)
         rest = store.scopes.list(limit=9, after=first[-1].id)
         assert [scope.name for scope in [*first, *rest]] == ["a", "a", "a:b", "b", "c"]
+
+    def test_a_page_whose_last_scope_has_gone_is_refused_or_told_where_it_was(
+        self, store: Store
+    ) -> None:
+        _, last, _ = scopes(store, "a", "b", "c")
+        [theirs] = scopes(store, "b", tenant_id="acme")
+        store.scopes.delete(last.id)
+        with pytest.raises(ScopeNotFoundError, match="after"):
+            store.scopes.list(after=last.id)
+        with pytest.raises(ScopeNotFoundError, match="after"):
+            store.scopes.list(after=theirs.id, tenant_id="default")
+        for tenant_id, names in ((None, ["c"]), ("default", ["c"]), ("acme", [])):
+            found = store.scopes.list(after=(theirs.name, theirs.id), tenant_id=tenant_id)
+            assert [scope.name for scope in found] == names
+        assert len(store.scopes.list(after=(last.name, last.id))) == 2
+        refused: Any
+        for refused in (("b", theirs.name), ("B", theirs.id), ("b",)):
+            with pytest.raises(ValidationError):
+                store.scopes.list(after=refused)
 
     def test_crud_and_names_unique_within_a_tenant(self, store: Store) -> None:
         [scope] = scopes(store, "read", meta={"a": 1})

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from keysmith import KeyNotFoundError, Period, Store
+from keysmith import KeyNotFoundError, NotFoundError, Period, Store
 from keysmith.ids import IdPrefix
-from keysmith.testing.contract.samples import MISSING, START, a_key, usage
+from keysmith.testing.contract.samples import MISSING, START, a_key, ids, usage
 
 
 class TestUsages:
@@ -73,6 +73,42 @@ class TestUsages:
         ):
             with pytest.raises(ValidationError):
                 refused()
+
+    def test_pages_lead_on_from_id_to_id_among_records_of_one_moment(self, store: Store) -> None:
+        key, other = a_key(store), a_key(store, tenant_id="acme")
+        for number in range(4):
+            owner = other if number % 2 else key
+            store.usages.record(usage(owner, endpoint=f"/{number}", created_at=START))
+        everything = ids(store.usages.query())
+        pages, after = [], None
+        while page := store.usages.query(limit=3, after=after):
+            pages.append(ids(page))
+            after = pages[-1][-1]
+        assert pages == [everything[:3], everything[3:]]
+        newest, oldest = ids(store.usages.query(tenant_id="acme"))
+        assert ids(store.usages.query(tenant_id="acme", after=newest)) == [oldest]
+
+    def test_a_page_whose_last_record_has_gone_is_refused_or_told_where_it_was(
+        self, store: Store
+    ) -> None:
+        key, gone = a_key(store), a_key(store, tenant_id="acme")
+        records = [
+            usage(owner, created_at=START + timedelta(microseconds=number))
+            for number, owner in enumerate((key, gone, key))
+        ]
+        store.usages.record_batch(records)
+        [first, last, newest] = records
+        with pytest.raises(NotFoundError, match="after"):
+            store.usages.query(after=last.id, tenant_id="default")
+        store.keys.delete(gone.id)
+        with pytest.raises(NotFoundError, match="after"):
+            store.usages.query(after=last.id)
+        assert ids(store.usages.query(after=(last.created_at, last.id))) == [first.id]
+        assert ids(store.usages.query(after=(newest.created_at, newest.id))) == [first.id]
+        refused: Any
+        for refused in ((START, key.id), (START.replace(tzinfo=None), last.id), (START,)):
+            with pytest.raises(ValidationError):
+                store.usages.query(after=refused)
 
     def test_a_batch_is_all_or_nothing(self, store: Store) -> None:
         key = a_key(store)
