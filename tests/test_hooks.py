@@ -768,6 +768,42 @@ class TestWhatIsTold:
             ("on_key_scopes_changed", ()),
         ]
 
+    def test_a_scope_that_is_deleted_is_told_of_each_key_that_held_it(
+        self, engine: Engine, recorder: Recorder
+    ) -> None:
+        [scope, *_] = engine.ensure_scopes(["a", "b"])
+        holders = [
+            engine.create_key(KeyCreate(name=name, scopes=list(name))).key for name in ("a", "ab")
+        ]
+        engine.create_key(KeyCreate(name="b", scopes=["b"]))
+        recorder.events.clear()
+        with pytest.raises(LookupError), engine.store.transaction():
+            engine.delete_scope(scope.id)
+            raise LookupError
+        assert recorder.events == []
+        engine.delete_scope(scope.id)
+        assert sorted(recorder.events, key=lambda event: event[1][1]) == [  # type: ignore[arg-type, return-value]
+            ("on_key_scopes_changed", (holders[0], ())),
+            ("on_key_scopes_changed", (holders[1], ("b",))),
+        ]
+
+    def test_of_more_keys_than_plugins_can_hear_of_the_rest_is_logged(
+        self,
+        engine: Engine,
+        recorder: Recorder,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("keysmith.engine.scopes.QUEUE_LIMIT", 2)
+        for holders, heard, logged in ((2, 2, 0), (3, 2, 1)):
+            [scope] = engine.ensure_scopes(["a"])
+            for _ in range(holders):
+                engine.create_key(KeyCreate(name="n", scopes=["a"]))
+            recorder.events.clear()
+            engine.delete_scope(scope.id)
+            assert (len(recorder.events), len(caplog.records)) == (heard, logged)
+        assert "More than 2 keys lose the scope a." in caplog.text
+
     def test_errors_bear_no_frames(self, engine: Engine, recorder: Recorder) -> None:
         raw_key = KeyGenerator().generate("sk", "live")
         with pytest.raises(InvalidKeyError) as raised:

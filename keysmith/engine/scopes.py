@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from keysmith.engine.context import Context, Precondition
+from keysmith.engine.listeners import QUEUE_LIMIT
 from keysmith.engine.scope_names import covers, name_list
 from keysmith.errors import ScopeLoopError, ScopeNotAllowedError, ScopeNotFoundError
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Policy, Scope, ScopeCreate, ScopeUpdate
 from keysmith.stores.base import Store
+
+logger = logging.getLogger("keysmith.plugins")
 
 
 def refuse_unallowed(store: Store, policy: Policy | None, names: Iterable[str]) -> None:
@@ -79,7 +83,11 @@ class Scopes:
             scope = self._context.scope(scope_id, for_update=True)
             if precondition is not None:
                 precondition(scope)
+            holders = self._heard_holders(scope)
             self._context.store.scopes.delete(scope_id)
+            names = self._context.store.scopes.names_by_key(key.id for key in holders)
+            for key in holders:
+                self._context.announce("on_key_scopes_changed", key, tuple(names.get(key.id, ())))
 
     def assign(self, key_id: str, names: Iterable[str]) -> None:
         names = name_list(names)
@@ -109,6 +117,19 @@ class Scopes:
             after = self._held(key_id)
         if after != before:
             self._context.announce("on_key_scopes_changed", key, after)
+
+    def _heard_holders(self, scope: Scope) -> Sequence[Key]:
+        """The keys that hold a scope: no more than plugins can hear of."""
+        if not self._context.hooks.hears("on_key_scopes_changed"):
+            return []
+        holders = self._context.store.keys.list_by_scope(scope.id, limit=QUEUE_LIMIT + 1)
+        if len(holders) > QUEUE_LIMIT:
+            logger.warning(
+                "More than %d keys lose the scope %s. Plugins miss that of the oldest.",
+                QUEUE_LIMIT,
+                scope.name,
+            )
+        return holders[:QUEUE_LIMIT]
 
     def _held(self, key_id: str) -> tuple[str, ...]:
         return tuple(scope.name for scope in self._context.store.scopes.list_by_key(key_id))

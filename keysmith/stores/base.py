@@ -141,6 +141,9 @@ class KeyRepository(Protocol):
     def list_by_policy(self, policy_id: str) -> Sequence[Key]:
         """Keys that bear this policy."""
 
+    def list_by_scope(self, scope_id: str, *, limit: int | None = None) -> Sequence[Key]:
+        """Keys that hold this scope itself, newest first."""
+
     def delete_by_tenant(self, tenant_id: str) -> int:
         """Removes every key of a tenant, and tells how many there were."""
 
@@ -209,6 +212,9 @@ class ScopeRepository(Protocol):
 
     def list_by_key(self, key_id: str) -> Sequence[Scope]:
         """The scopes that a key holds itself, by name."""
+
+    def names_by_key(self, key_ids: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        """For each of the keys that hold any, the names of the scopes that it holds, sorted."""
 
     def assign_to_key(self, key_id: str, names: Iterable[str]) -> None:
         """Gives a key scopes of its own tenant; what it holds already stays.

@@ -11,13 +11,14 @@ from pydantic import TypeAdapter
 
 from keysmith.errors import KeyNotFoundError
 from keysmith.ids import IdPrefix
-from keysmith.models import Key, KeyState, Policy
+from keysmith.models import Key, KeyScope, KeyState, Policy
 from keysmith.models.base import Timestamp, moment
 from keysmith.stores.base import KeyFilters, TenantFilters
 from keysmith.stores.repository import SqlRepository
 
 _table: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 
+_held: sa.Table = sa.inspect(KeyScope).local_table  # type: ignore[assignment]
 _policies: sa.Table = sa.inspect(Policy).local_table  # type: ignore[assignment]
 
 _LIVING = _table.c.state.in_([state for state in KeyState if not state.final])
@@ -115,6 +116,10 @@ class SqlKeyRepository(SqlRepository[Key]):
 
     def list_by_policy(self, policy_id: str) -> Sequence[Key]:
         return self._page(self._equal(policy_id=policy_id), limit=None)
+
+    def list_by_scope(self, scope_id: str, *, limit: int | None = None) -> Sequence[Key]:
+        holders = sa.select(_held.c.key_id).where(_held.c.scope_id == scope_id)
+        return self._page([_table.c.id.in_(holders)], limit=limit)
 
     def delete_by_tenant(self, tenant_id: str) -> int:
         with self._database.write() as connection:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 import sqlalchemy as sa
@@ -117,6 +118,22 @@ class SqlScopeRepository(SqlRepository[Scope]):
             .order_by(_table.c.name)
         )
         return self._all(statement)
+
+    def names_by_key(self, key_ids: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        those = json_strings(sa.bindparam("key_ids")).table_valued("value")
+        statement = (
+            sa.select(_held.c.key_id, _table.c.name)
+            .join(_table, _table.c.id == _held.c.scope_id)
+            .where(_held.c.key_id.in_(sa.select(those.c.value)))
+            .order_by(_table.c.name)
+        )
+        names: dict[str, list[str]] = defaultdict(list)
+        with self._database.read() as connection:
+            for key_id, name in connection.execute(
+                statement, {"key_ids": json.dumps(list(key_ids))}
+            ):
+                names[key_id].append(name)
+        return names
 
     def assign_to_key(self, key_id: str, names: Iterable[str]) -> None:
         wanted = set(names)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from keysmith import ConflictError, ScopeNotFoundError, Store
-from keysmith.testing.contract.samples import a_key, scopes
+from keysmith.testing.contract.samples import a_key, ids, scopes
 
 
 class TestScopes:
@@ -89,6 +89,26 @@ class TestScopes:
         assert store.scopes.get(child.id).parent is None
         assert store.scopes.list_by_key(key.id) == []
         assert len(store.scopes.list(parent="parent")) == 1
+
+    def test_who_holds_a_scope_and_what_else(self, store: Store) -> None:
+        [read, *_] = scopes(store, "read", "write", "audit")
+        [theirs] = scopes(store, "read", tenant_id="acme")
+        both, one, none = (a_key(store) for _ in range(3))
+        other = a_key(store, tenant_id="acme")
+        store.scopes.assign_to_key(both.id, ["write", "read"])
+        store.scopes.assign_to_key(one.id, ["read"])
+        store.scopes.assign_to_key(none.id, ["audit"])
+        store.scopes.assign_to_key(other.id, ["read"])
+        assert ids(store.keys.list_by_scope(read.id)) == [one.id, both.id]
+        assert ids(store.keys.list_by_scope(read.id, limit=1)) == [one.id]
+        assert ids(store.keys.list_by_scope(theirs.id)) == [other.id]
+        store.scopes.remove_from_key(one.id, ["read"])
+        held = store.scopes.names_by_key(key.id for key in (both, one, other))
+        assert {key_id: list(names) for key_id, names in held.items()} == {
+            both.id: ["read", "write"],
+            other.id: ["read"],
+        }
+        assert not store.scopes.names_by_key([])
 
     def test_below_is_by_name_and_by_parent_at_any_depth(self, store: Store) -> None:
         scopes(store, "a", "a:b", "a:b:c", "ab", "a.b", "a-b:c", "x", "x:y")
