@@ -25,7 +25,7 @@ NOW = TurnableClock().now + timedelta(days=60)
 NOBODYS = {prefix: new_id(prefix, NOW) for prefix in IdPrefix}
 
 OF_THE_PROCESS = {"store", "tenant_id", "dropped_usage", "cache_statistics"}
-"""About the engine as a whole, whosever it is: the store knows no tenants, and counts are sums."""
+"""No calls. The store knows no tenants, and the cache is everybody's; the rest is looked at."""
 
 
 @dataclass

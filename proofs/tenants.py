@@ -123,7 +123,13 @@ class World:
         """What the tenant `b` is told by its own calls."""
         b = engine.for_tenant("b")
         told: list[Any] = [getattr(b, name)() for name in ("list_keys", "list_policies")]
-        told += [b.list_scopes(), b.list_rotations(), b.query_usage(), b.count_keys()]
+        told += [
+            b.list_scopes(),
+            b.list_rotations(),
+            b.query_usage(),
+            b.count_keys(),
+            b.dropped_usage,
+        ]
         told += [b.aggregate_usage(), b.summarize_usage(period="monthly")]
         told += [b.list_keys_due_for_rotation(), b.list_keys_unused_since(NOW)]
         told += [b.list_key_scopes(key_id) for key_id in self.theirs.keys]

@@ -485,10 +485,14 @@ def test_records_of_keys_that_are_gone_or_somebody_elses_are_dropped_and_counted
         shop.record_usage(request(key_id))
     engine.flush()
     assert engine.dropped_usage == shop.dropped_usage == 5
+    assert engine.for_tenant("acme").dropped_usage == 5
+    assert engine.for_tenant("acme", app_id="shop").dropped_usage == 5
+    assert engine.for_tenant("acme", app_id="blog").dropped_usage == 0
+    assert engine.for_tenant("globex").dropped_usage == 0, "that is acme's alone"
     assert [record.key_id for record in engine.query_usage()] == [mine]
     for key_id in (mine, other_app, theirs, gone):
         engine.record_usage(request(key_id))
     engine.flush()
-    assert engine.dropped_usage == 6
+    assert (engine.dropped_usage, shop.dropped_usage) == (6, 5)
     assert engine.store.usages.count() == 4
     assert_adds_up(engine.store)  # type: ignore[arg-type]

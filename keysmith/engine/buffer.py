@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from copy import copy
 from datetime import datetime
@@ -39,8 +39,7 @@ class UsageBuffer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.dropped = 0
-        """Records dropped because their key had been deleted meanwhile, or was somebody else's."""
+        self._dropped: Counter[tuple[str | None, str | None]] = Counter()
         self._begin()
         renew_after_fork(self)
         store.before_close(self.close)
@@ -61,6 +60,17 @@ class UsageBuffer:
     def renew(self) -> None:
         """Empty, in a forked child: what the parent recorded, the parent writes."""
         self._begin()
+
+    def dropped(self, tenant_id: str | None, app_id: str | None) -> int:
+        """Records dropped because their key had been deleted meanwhile, or was somebody else's.
+
+        Of those that engines of this tenant and app recorded; `None` for all.
+        """
+        return sum(
+            times
+            for (tenant, app), times in self._dropped.copy().items()
+            if tenant_id in (None, tenant) and app_id in (None, app)
+        )
 
     def touch(self, key_id: str, at: datetime) -> None:
         """Notes that a key was used; of many uses in one interval the last is written."""
@@ -150,12 +160,13 @@ class UsageBuffer:
         while left or last_used:
             batch = list(islice(self._waiting, min(left, BATCH)))
             try:
-                self.dropped += self._store.usages.record_known(batch, last_used)
+                dropped = self._store.usages.record_known(batch, last_used)
             except BaseException as error:
                 for key_id, at in last_used.items():
                     self._last_used.setdefault(key_id, at)
                 self._note(_as_store_error(error), 0)
                 raise
+            self._dropped.update((usage.tenant_id, usage.app_id) for usage in dropped)
             self._note(None, len(batch))
             left -= len(batch)
             last_used = {}

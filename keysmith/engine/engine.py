@@ -385,8 +385,12 @@ class Engine:
 
     @property
     def dropped_usage(self) -> int:
-        """How many records this engine has dropped because their key was gone."""
-        return self._context.usage.dropped
+        """How many records this engine has dropped because their key was gone.
+
+        Engines that are bound to the same tenant and app count together; one that is bound to none
+        counts for all of them.
+        """
+        return self._usage.dropped
 
     # ------------------------------------------------------------------ policies
 

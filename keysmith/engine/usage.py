@@ -126,6 +126,11 @@ class Usage:
             began = perf_counter()
         return purged
 
+    @property
+    def dropped(self) -> int:
+        tenancy = self._context.tenancy
+        return self._context.usage.dropped(tenancy.tenant_id, tenancy.app_id)
+
     def _write(self) -> None:
         """Lets what was recorded before be seen; within a transaction that has to wait."""
         if not self._context.store.in_transaction:

@@ -243,10 +243,10 @@ class UsageRepository(Protocol):
 
     def record_known(
         self, usages: Sequence[RecordedUsage], last_used: Mapping[str, datetime]
-    ) -> int:
+    ) -> Sequence[RecordedUsage]:
         """Adds the records whose key exists, and notes when keys were used last.
 
-        Tells how many records were dropped. One transaction, which the death of the process does
+        Tells which records were dropped. One transaction, which the death of the process does
         not undo, though that of the machine may.
         """
 

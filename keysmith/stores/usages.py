@@ -55,7 +55,7 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
 
     def record_known(
         self, usages: Sequence[RecordedUsage], last_used: Mapping[str, datetime]
-    ) -> int:
+    ) -> Sequence[RecordedUsage]:
         with self._database.write(lax=True) as connection:
             owners = _owners(connection, {usage.key_id for usage in usages})
             known = [usage for usage in usages if _is_known(usage, owners)]
@@ -67,7 +67,9 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
             if last_used:
                 used = [{"key_id": key_id, "at": at} for key_id, at in last_used.items()]
                 connection.execute(_LAST_USED, used)
-        return len(usages) - len(known)
+        if len(known) == len(usages):
+            return []
+        return [usage for usage in usages if not _is_known(usage, owners)]
 
     def query(
         self,

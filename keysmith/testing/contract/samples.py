@@ -8,6 +8,7 @@ from typing import Any
 
 from keysmith import Key, Rotation, Scope, Store, UsageRecord
 from keysmith.ids import IdPrefix, new_id
+from keysmith.stores.base import RecordedUsage
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 MISSING = {prefix: new_id(prefix, START) for prefix in IdPrefix}
@@ -44,6 +45,23 @@ def usage(key: Key, **fields: Any) -> UsageRecord:
         "status_code": 200,
     }
     return UsageRecord(**given | fields)
+
+
+def recorded(key: Key, **fields: Any) -> RecordedUsage:
+    given: dict[str, Any] = {
+        "key_id": key.id,
+        "endpoint": "/",
+        "method": "GET",
+        "status_code": 200,
+        "ip_address": "",
+        "user_agent": "",
+        "latency_ms": 0.0,
+        "meta": {},
+        "created_at": START,
+        "tenant_id": None,
+        "app_id": None,
+    }
+    return RecordedUsage(**given | fields)
 
 
 def ids(entities: Any) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from keysmith import KeyNotFoundError, NotFoundError, Period, Store
 from keysmith.ids import IdPrefix
-from keysmith.testing.contract.samples import MISSING, START, a_key, ids, usage
+from keysmith.testing.contract.samples import MISSING, START, a_key, ids, recorded, usage
 
 
 class TestUsages:
@@ -44,6 +44,36 @@ class TestUsages:
         assert store.usages.daily_count(key.id, date(2026, 3, 9)) == 0
         assert store.usages.monthly_count(key.id, date(2026, 3, 31)) == 3
         assert store.usages.aggregate(tenant_id="other", period=Period.DAILY) == []
+
+    def test_of_what_engines_recorded_that_of_unknown_keys_is_dropped(self, store: Store) -> None:
+        key, other = a_key(store, app_id="shop"), a_key(store, tenant_id="acme")
+        unused = a_key(store)
+        kept = [
+            recorded(key),
+            recorded(key, tenant_id="default"),
+            recorded(key, tenant_id="default", app_id="shop", status_code=500, latency_ms=9.0),
+            recorded(other, meta={"a": [1, None]}, endpoint="/ü"),
+        ]
+        lost = [
+            recorded(key, tenant_id="acme"),
+            recorded(key, tenant_id="default", app_id="blog"),
+            recorded(other, app_id="shop"),
+            recorded(other)._replace(key_id=MISSING[IdPrefix.KEY]),
+        ]
+        later = START + timedelta(hours=1)
+        uses = {key.id: later, MISSING[IdPrefix.KEY]: later}
+        assert store.usages.record_known([*lost[:2], *kept, *lost[2:]], uses) == lost
+        assert store.usages.record_known([], {key.id: START, unused.id: START}) == []
+        assert store.keys.get(key.id).last_used_at == later, "it never moves back"
+        assert store.keys.get(unused.id).last_used_at == START
+        found = store.usages.query(key_id=other.id)
+        assert [(one.tenant_id, one.endpoint, one.meta, one.created_at) for one in found] == [
+            ("acme", "/ü", {"a": [1, None]}, START)
+        ]
+        assert store.usages.count(tenant_id="default") == 3
+        [day] = store.usages.aggregate(key_id=key.id)
+        assert (day.tenant_id, day.request_count, day.error_count) == ("default", 3, 1)
+        assert day.total_latency == 9.0
 
     def test_query_counts_and_purges_by_time(self, store: Store) -> None:
         key, other = a_key(store), a_key(store, tenant_id="acme", app_id="shop")
