@@ -230,10 +230,19 @@ class SqliteStore:
             stack.callback(self.counters.close)
             stack.callback(self.credentials.close)
             stack.callback(self._database.close)
-            while self._finishers:
-                finish = self._finishers.pop()()
-                if finish is not None:
-                    stack.callback(finish)
+            self._let_finish()
+
+    def _let_finish(self) -> None:
+        first: BaseException | None = None
+        finishers, self._finishers = self._finishers, []
+        for finisher in finishers:
+            try:
+                if (finish := finisher()) is not None:
+                    finish()
+            except BaseException as error:  # noqa: BLE001  it is raised when all have finished
+                first = first or error
+        if first is not None:
+            raise first
 
     def __enter__(self) -> Self:
         return self

@@ -195,6 +195,53 @@ class TestKeys:
         expired = store.keys.list_expired(START)
         assert [key.name for key in expired] == ["active", "suspended"]
 
+    def test_list_expired_may_be_of_one_tenant_and_of_so_many(self, store: Store) -> None:
+        later = a_key(store, expires_at=START)
+        sooner = a_key(store, expires_at=START - timedelta(days=1), app_id="shop")
+        theirs = a_key(store, expires_at=START - timedelta(hours=1), tenant_id="acme")
+        assert ids(store.keys.list_expired(START)) == [sooner.id, theirs.id, later.id]
+        assert ids(store.keys.list_expired(START, tenant_id="acme")) == [theirs.id]
+        assert ids(store.keys.list_expired(START, tenant_id="default", limit=1)) == [sooner.id]
+        assert ids(store.keys.list_expired(START, app_id="shop")) == [sooner.id]
+
+    def test_list_unused_is_of_living_keys_that_are_older(self, store: Store) -> None:
+        before, after = START - timedelta(microseconds=1), START
+        never = a_key(store, created_at=before)
+        long_ago = a_key(store, created_at=before, last_used_at=before, tenant_id="acme")
+        a_key(store, created_at=before, last_used_at=after)
+        a_key(store, created_at=after)
+        a_key(store, created_at=before, state=KeyState.REVOKED)
+        suspended = a_key(store, created_at=before, state=KeyState.SUSPENDED, app_id="shop")
+        found = store.keys.list_unused(START)
+        assert ids(found) == [never.id, long_ago.id, suspended.id]
+        assert ids(store.keys.list_unused(START, tenant_id="acme")) == [long_ago.id]
+        assert ids(store.keys.list_unused(START, tenant_id="default", app_id="shop")) == [
+            suspended.id
+        ]
+
+    def test_list_due_for_rotation_goes_by_the_policy(self, store: Store) -> None:
+        def policy(days: int | None, tenant_id: str = "default") -> str:
+            period = None if days is None else timedelta(days=days)
+            made = Policy(name=f"{days}", tenant_id=tenant_id, rotation_period=period)
+            return store.policies.create(made).id
+
+        monthly, daily, never = policy(30), policy(1), policy(None)
+        theirs = policy(30, "acme")
+        old = START - timedelta(days=30)
+        due = a_key(store, policy_id=monthly, created_at=old)
+        longer = a_key(store, policy_id=daily, created_at=old, app_id="shop")
+        other = a_key(store, policy_id=theirs, created_at=old - timedelta(days=1), tenant_id="acme")
+        a_key(store, policy_id=monthly, created_at=old + timedelta(microseconds=1))
+        a_key(store, policy_id=monthly, created_at=old, rotated_at=START)
+        a_key(store, policy_id=monthly, created_at=old, state=KeyState.REVOKED)
+        a_key(store, policy_id=never, created_at=old)
+        a_key(store, created_at=old)
+        found = store.keys.list_due_for_rotation
+        assert ids(found(START)) == [longer.id, other.id, due.id]
+        assert ids(found(START, tenant_id="acme")) == [other.id]
+        assert ids(found(START, tenant_id="default")) == [longer.id, due.id]
+        assert ids(found(START, app_id="shop")) == [longer.id]
+
     def test_delete_by_tenant(self, store: Store) -> None:
         for tenant in ("a", "a", "b"):
             a_key(store, tenant_id=tenant)

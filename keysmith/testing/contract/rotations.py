@@ -71,3 +71,15 @@ class TestRotations:
         assert store.rotations.end_grace(key.id, now=START) == 2
         assert ids(pending(START)) == [theirs.id]
         assert ids(store.rotations.list_ended_grace(START)) == [later.id, sooner.id]
+
+    def test_ended_grace_may_be_of_one_tenant_and_of_so_many(self, store: Store) -> None:
+        key, other = a_key(store, app_id="shop"), a_key(store, tenant_id="acme", app_id="shop")
+        later = a_rotation(store, key, grace_ends=START)
+        sooner = a_rotation(store, key, grace_ends=START - timedelta(hours=2))
+        theirs = a_rotation(store, other, tenant_id="acme", grace_ends=START - timedelta(hours=1))
+        ended = store.rotations.list_ended_grace
+        assert ids(ended(START)) == ids(ended(START, app_id="shop"))
+        assert ids(ended(START)) == [sooner.id, theirs.id, later.id]
+        assert ids(ended(START, tenant_id="acme")) == [theirs.id]
+        assert ids(ended(START, tenant_id="default", limit=1)) == [sooner.id]
+        assert ids(ended(START, tenant_id="acme", app_id="blog")) == []

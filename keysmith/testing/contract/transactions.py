@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import pytest
 
-from keysmith import KeyNotFoundError, Store
+from keysmith import KeyNotFoundError, Store, StoreUnavailableError
 from keysmith.ids import IdPrefix
 from keysmith.testing.contract.samples import MISSING, a_key
 
@@ -46,3 +47,54 @@ class TestTransactions:
             thread.join()
         assert failures == []
         assert store.keys.count() == 200
+
+    def test_callbacks_wait_for_the_outermost_commit(self, store: Store) -> None:
+        called: list[str] = []
+
+        def call(name: str) -> None:
+            store.after_commit(lambda: called.append(f"{name}, {store.keys.count()} keys"))
+
+        call("at once")
+        assert called == ["at once, 0 keys"]
+        with store.transaction():
+            call("first")
+            with pytest.raises(LookupError), store.transaction():
+                call("undone")
+                raise LookupError
+            with store.transaction():
+                a_key(store)
+                call("second")
+            assert len(called) == 1
+        assert called[1:] == ["first, 1 keys", "second, 1 keys"]
+        with pytest.raises(LookupError), store.transaction():
+            call("undone")
+            raise LookupError
+        with store.transaction():
+            a_key(store)
+        with store.snapshot():
+            call("reading")
+        assert called[3:] == ["reading, 2 keys"]
+
+    def test_closing_lets_others_finish_first(self, store: Store) -> None:
+        class Finisher:
+            def __init__(self, error: Exception | None = None) -> None:
+                self.error = error
+                self.written = ""
+
+            def finish(self) -> None:
+                self.written = a_key(store).id
+                if self.error is not None:
+                    raise self.error
+
+        gone, *finishers = Finisher(), Finisher(LookupError()), Finisher(OSError()), Finisher()
+        for finisher in (gone, *finishers):
+            store.before_close(finisher.finish)
+        forgotten = weakref.ref(gone)
+        del gone, finisher
+        assert forgotten() is None, "whoever is gone need not finish"
+        with pytest.raises(LookupError):
+            store.close()
+        assert all(finisher.written for finisher in finishers)
+        store.close()
+        with pytest.raises(StoreUnavailableError):
+            store.keys.count()

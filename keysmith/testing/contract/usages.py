@@ -140,6 +140,75 @@ class TestUsages:
             with pytest.raises(ValidationError):
                 store.usages.query(after=refused)
 
+    def test_days_of_keys_lead_on_from_page_to_page(self, store: Store) -> None:
+        keys = [a_key(store), a_key(store, tenant_id="acme")]
+        for key in keys:
+            for days in range(3):
+                store.usages.record(usage(key, created_at=START + timedelta(days=days)))
+        everything = [(row.period_start, row.key_id) for row in store.usages.aggregate()]
+        assert len(everything) == 6
+        for position, place in enumerate(everything, start=1):
+            page = store.usages.aggregate(after=place, limit=2)
+            found = [(row.period_start, row.key_id) for row in page]
+            assert found == everything[position : position + 2]
+        theirs = store.usages.aggregate(tenant_id="acme", after=everything[1])
+        assert [(row.period_start.day, row.key_id) for row in theirs] == [
+            (2, keys[1].id),
+            (1, keys[1].id),
+        ]
+
+    def test_summaries_are_of_all_keys_together_oldest_first(self, store: Store) -> None:
+        shop, blog = a_key(store, app_id="shop"), a_key(store, app_id="blog")
+        theirs = a_key(store, tenant_id="acme")
+        tomorrow = START + timedelta(days=1)
+        for key, moment, status_code, latency_ms in (
+            (shop, START, 200, 10.0),
+            (blog, START, 500, 30.0),
+            (shop, tomorrow, 200, 20.0),
+            (theirs, START, 404, 50.0),
+        ):
+            fields = {"created_at": moment, "status_code": status_code, "latency_ms": latency_ms}
+            store.usages.record(usage(key, **fields))
+
+        def summed(**filters: Any) -> list[tuple[int, int, int, float]]:
+            return [
+                (each.period_start.day, each.request_count, each.error_count, each.total_latency)
+                for each in store.usages.summarize(**filters)
+            ]
+
+        assert summed() == [(1, 3, 2, 90.0), (2, 1, 0, 20.0)]
+        assert summed(tenant_id="default") == [(1, 2, 1, 40.0), (2, 1, 0, 20.0)]
+        assert summed(tenant_id="acme") == [(1, 1, 1, 50.0)]
+        assert summed(app_id="blog") == summed(key_id=blog.id) == [(1, 1, 1, 30.0)]
+        assert summed(since=tomorrow.replace(hour=0)) == []
+        assert summed(until=tomorrow) == summed()
+        [month] = store.usages.summarize(period=Period.MONTHLY, tenant_id="default")
+        assert month.request_count == 3
+        assert month.p50_latency == pytest.approx(20, rel=0.02)
+        assert month.p99_latency == pytest.approx(20, rel=0.02)
+
+    def test_some_of_the_old_records_of_a_tenant_are_purged_until_none_is_left(
+        self, store: Store
+    ) -> None:
+        shop, blog = a_key(store, app_id="shop"), a_key(store, app_id="blog")
+        theirs = a_key(store, tenant_id="acme")
+        for key in (shop, blog, theirs):
+            old = [usage(key, created_at=START - timedelta(hours=n)) for n in range(1, 4)]
+            store.usages.record_batch([*old, usage(key, created_at=START)])
+
+        def purge(**whose: Any) -> int:
+            purged = 0
+            while some := store.usages.purge_some(START, **whose):
+                purged += some
+            return purged
+
+        assert purge(tenant_id="acme") == 3
+        assert purge(tenant_id="default", app_id="shop") == 3
+        assert [store.usages.count(key_id=key.id) for key in (shop, blog, theirs)] == [1, 4, 1]
+        assert purge() == 3
+        assert store.usages.count() == 3
+        assert store.usages.daily_count(shop.id, START.date()) == 4, "aggregates stay"
+
     def test_a_batch_is_all_or_nothing(self, store: Store) -> None:
         key = a_key(store)
         lost = usage(key)
