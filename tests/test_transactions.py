@@ -16,6 +16,7 @@ from keysmith import (
     KeyCreate,
     KeyExpiredError,
     KeyNotFoundError,
+    Plugin,
     PolicyCreate,
     PolicyUpdate,
     ScopeNotFoundError,
@@ -66,6 +67,32 @@ class TestWhatPluginsHear:
                 change_everything(engine)
             assert recorder.names() == []
         assert recorder.names() == CHANGES
+
+    def test_changes_of_all_threads_in_the_order_of_their_commits(
+        self, memory: SqliteStore
+    ) -> None:
+        heard: list[str] = []
+
+        class Listening(Plugin):
+            def on_key_suspended(self, key: Key) -> None:
+                heard.append(key.state)
+
+            def on_key_reactivated(self, key: Key) -> None:
+                heard.append(key.state)
+
+        engine = Engine(memory, plugins=[Listening()])
+        key_id = engine.create_key(KeyCreate(name="production")).key.id
+
+        def let_another_thread_go_on() -> None:
+            other = threading.Thread(target=engine.reactivate_key, args=(key_id,))
+            other.start()
+            other.join()
+
+        with memory.transaction():
+            memory.after_commit(let_another_thread_go_on)
+            engine.suspend_key(key_id)
+        engine.flush()
+        assert heard == ["suspended", "active"]
 
     def test_nothing_of_what_was_rolled_back(self, engine: Engine, recorder: Recorder) -> None:
         with pytest.raises(Undone), engine.store.transaction():

@@ -94,14 +94,19 @@ class Context:
     def announce(self, hook: str, *arguments: Any) -> None:
         """Tells plugins what was done, once it is committed; if it never is, they never hear of it.
 
-        What no rollback undoes, such as a refusal, is told at once, by `hooks.fire`.
+        What changes a key is announced in the transaction that changes it: its events come in the
+        order of the commits. What no rollback undoes, such as a refusal, is told at once, by
+        `hooks.fire`.
         """
         if not self.hooks.hears(hook):
             return
-        if self.store.in_transaction:
-            # The caller may change them before the commit.
-            arguments = tuple(map(keepsake, arguments))
-        self.store.after_commit(partial(self.hooks.fire, hook, *arguments))
+        if not self.store.in_transaction:
+            self.hooks.fire(hook, *arguments)
+            return
+        # The caller may change them before the commit.
+        arguments = tuple(map(keepsake, arguments))
+        self.store.after_commit(partial(self.hooks.tell, hook, *arguments), in_order=True)
+        self.store.after_commit(partial(self.hooks.call, hook, *arguments))
 
     def now(self) -> datetime:
         """The present, by the engine's clock. Raises `ValidationError` if the clock is naive."""

@@ -22,9 +22,10 @@ _Hearer = tuple[Callable[..., None], Listener | None]
 class Plugin:
     """Subclass it, override the hooks of interest, and give the engine an instance.
 
-    Hooks run after the commit. Each plugin hears its events one by one and in order, on a daemon
-    thread of its own, which no call and no other plugin waits for. One that raises is logged. One
-    that is 10,000 events behind misses those that follow, until it has caught up; both are logged.
+    Hooks run after the commit. Each plugin hears its events one by one, and changes in the order of
+    their commits, on a daemon thread of its own, which no call and no other plugin waits for. One
+    that raises is logged. One that is 10,000 events behind misses those that follow, until it has
+    caught up; both are logged.
 
     What a hook is given is a copy, and safe to keep.
     """
@@ -32,7 +33,8 @@ class Plugin:
     inline: ClassVar[bool] = False
     """Whether hooks run in the thread of the call, in the order in which the plugins were given.
 
-    For those that do next to nothing, such as counting: the call waits for them.
+    For those that do next to nothing, such as counting: the call waits for them. What several
+    threads do is told at once, and in any order.
     """
 
     def hears(self, hook: str) -> bool:
@@ -123,12 +125,20 @@ class Hooks:
 
     def fire(self, name: str, *arguments: Any) -> None:
         """Tells every plugin that hears the hook of this name, each with copies of its own."""
+        self.tell(name, *arguments)
+        self.call(name, *arguments)
+
+    def tell(self, name: str, *arguments: Any) -> None:
+        """Tells those of them that have a thread of their own, and returns at once."""
         for hook, listener in self._heard.get(name, ()):
-            kept = tuple([keepsake(argument) for argument in arguments])
+            if listener is not None:
+                listener.tell(name, hook, _kept(arguments))
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Tells those of them that are inline."""
+        for hook, listener in self._heard.get(name, ()):
             if listener is None:
-                call_hook(name, hook, kept)
-            else:
-                listener.tell(name, hook, kept)
+                call_hook(name, hook, _kept(arguments))
 
     def flush(self, timeout: float = PATIENCE) -> bool:
         """Waits until all that was fired before has been delivered; whether it has in time.
@@ -172,6 +182,10 @@ class Hooks:
         for name in heard:
             hearers = self._heard.get(name, ())
             self._heard[name] = (*hearers, (getattr(plugin, name), listener))
+
+
+def _kept(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple([keepsake(argument) for argument in arguments])
 
 
 def _dismiss(listeners: list[Listener]) -> None:

@@ -79,7 +79,7 @@ class Keys:
                 setattr(key, name, value)
             key.updated_at = now
             key = self._context.store.keys.update(key)
-        self._context.announce("on_key_updated", key)
+            self._context.announce("on_key_updated", key)
         return key
 
     def delete(self, key_id: str, precondition: Precondition[Key] | None) -> None:
@@ -88,7 +88,7 @@ class Keys:
             if precondition is not None:
                 precondition(key)
             self._context.store.keys.delete(key_id)
-        self._context.announce("on_key_deleted", key)
+            self._context.announce("on_key_deleted", key)
 
     def _add(
         self,
@@ -102,15 +102,13 @@ class Keys:
         try:
             data = self._context.tenancy.stamp(data)
             mark = self._mark(data, idempotency_key)
-            key = self._insert(data, key_hash, hint, imported, mark)
+            return self._insert(data, key_hash, hint, imported, mark)
         except RequestRepeatedError:
             raise
         except (KeysmithError, ValidationError) as error:
             asked = self._context.tenancy.claim(data)  # another tenant is not to hear of it
             self._context.hooks.fire("on_key_create_failed", asked, error)
             raise
-        self._context.announce("on_key_created", key)
-        return key
 
     def _mark(self, data: KeyCreate, idempotency_key: str | None) -> Mark | None:
         if idempotency_key is None:
@@ -146,6 +144,7 @@ class Keys:
             store.keys.create(key)
             if data.scopes:
                 store.scopes.assign_to_key(key.id, data.scopes)
+            self._context.announce("on_key_created", key)
             return key
 
     def _policy(self, policy_id: str | None, tenant_id: str) -> Policy | None:

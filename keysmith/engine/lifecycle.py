@@ -55,19 +55,13 @@ class Lifecycle:
         self._context = context
 
     def revoke(self, key_id: str, reason: str) -> Key:
-        key = self._move(key_id, KeyState.REVOKED, "revoked")
-        self._context.announce("on_key_revoked", key, reason)
-        return key
+        return self._move(key_id, KeyState.REVOKED, "revoked", reason)
 
     def suspend(self, key_id: str) -> Key:
-        key = self._move(key_id, KeyState.SUSPENDED, "suspended")
-        self._context.announce("on_key_suspended", key)
-        return key
+        return self._move(key_id, KeyState.SUSPENDED, "suspended")
 
     def reactivate(self, key_id: str) -> Key:
-        key = self._move(key_id, KeyState.ACTIVE, "reactivated")
-        self._context.announce("on_key_reactivated", key)
-        return key
+        return self._move(key_id, KeyState.ACTIVE, "reactivated")
 
     def expire(self, key_id: str) -> None:
         """Writes down that the key has expired, unless somebody else has already."""
@@ -77,7 +71,7 @@ class Lifecycle:
             if state_at(key, now) is key.state:
                 return
             key = self._context.store.keys.update_state(key_id, KeyState.EXPIRED, now=now)
-        self._context.announce("on_key_expired", key)
+            self._context.announce("on_key_expired", key)
 
     def expire_all(self) -> int:
         """Writes down every expiry that has passed, and tells how many there were."""
@@ -91,12 +85,12 @@ class Lifecycle:
         with store.transaction():
             now = self._context.now()
             due = store.keys.list_expired(now, limit=AT_ONCE, **whose)
-            expired = [store.keys.update_state(key.id, KeyState.EXPIRED, now=now) for key in due]
-        for key in expired:
-            self._context.announce("on_key_expired", key)
-        return len(expired)
+            for key in due:
+                expired = store.keys.update_state(key.id, KeyState.EXPIRED, now=now)
+                self._context.announce("on_key_expired", expired)
+        return len(due)
 
-    def _move(self, key_id: str, to: KeyState, deed: str) -> Key:
+    def _move(self, key_id: str, to: KeyState, deed: str, *told: str) -> Key:
         with ended_for_good(self._context, key_id), self._context.store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
@@ -105,4 +99,6 @@ class Lifecycle:
                 raise InvalidStateTransitionError(
                     f"The key is {key.state.value} and cannot be {deed}."
                 )
-            return self._context.store.keys.update_state(key_id, to, now=now)
+            key = self._context.store.keys.update_state(key_id, to, now=now)
+            self._context.announce(f"on_key_{deed}", key, *told)
+            return key

@@ -24,8 +24,9 @@ class Policies:
             created_at=now,
             updated_at=now,
         )
-        self._context.store.policies.create(policy)
-        self._context.announce("on_policy_created", policy)
+        with self._context.store.transaction():
+            self._context.store.policies.create(policy)
+            self._context.announce("on_policy_created", policy)
         return policy
 
     def get(self, policy_id: str) -> Policy:
@@ -50,7 +51,7 @@ class Policies:
                 setattr(policy, name, value)
             policy.updated_at = self._context.now()
             self._context.store.policies.update(policy)
-        self._context.announce("on_policy_updated", policy)
+            self._context.announce("on_policy_updated", policy)
         return policy
 
     def delete(self, policy_id: str, precondition: Precondition[Policy] | None) -> None:
@@ -59,4 +60,4 @@ class Policies:
             if precondition is not None:
                 precondition(policy)
             self._context.store.policies.delete(policy_id)
-        self._context.announce("on_policy_deleted", policy_id)
+            self._context.announce("on_policy_deleted", policy_id)

@@ -71,9 +71,9 @@ class Rotations:
             key.rotated_at = key.updated_at = now
             store.keys.update(key)
             store.rotations.create(rotation)
-        for earlier in ended:
-            self._context.announce("on_grace_ended", key, earlier)
-        self._context.announce("on_key_rotated", key, rotation)
+            for earlier in ended:
+                self._context.announce("on_grace_ended", key, earlier)
+            self._context.announce("on_key_rotated", key, rotation)
         return CreatedKey(key, raw_key)
 
     def list(
@@ -113,7 +113,7 @@ class Rotations:
             key = store.keys.get(rotation.key_id)
             rotation.grace_closed = True
             store.rotations.update(rotation)
-        self._context.announce("on_grace_ended", key, rotation)
+            self._context.announce("on_grace_ended", key, rotation)
 
     def close_ended(self) -> int:
         """Notes every grace period that has ended, and tells how many there were."""
@@ -127,12 +127,11 @@ class Rotations:
         with store.transaction():
             now = self._context.now()
             ended = store.rotations.list_ended_grace(now, limit=AT_ONCE, **whose)
-            keys = [store.keys.get(rotation.key_id) for rotation in ended]
             for rotation in ended:
                 rotation.grace_closed = True
                 store.rotations.update(rotation)
-        for key, rotation in zip(keys, ended, strict=True):
-            self._context.announce("on_grace_ended", key, rotation)
+                key = store.keys.get(rotation.key_id)
+                self._context.announce("on_grace_ended", key, rotation)
         return len(ended)
 
     def _mark(

@@ -115,8 +115,8 @@ class Scopes:
             before = self._held(key_id)
             yield key
             after = self._held(key_id)
-        if after != before:
-            self._context.announce("on_key_scopes_changed", key, after)
+            if after != before:
+                self._context.announce("on_key_scopes_changed", key, after)
 
     def _heard_holders(self, scope: Scope) -> Sequence[Key]:
         """The keys that hold a scope: no more than plugins can hear of."""

@@ -451,11 +451,12 @@ class Store(Protocol):
     def snapshot(self) -> AbstractContextManager[object]:
         """Everything that this thread reads inside is of one moment."""
 
-    def after_commit(self, callback: Callable[[], object]) -> None:
+    def after_commit(self, callback: Callable[[], object], *, in_order: bool = False) -> None:
         """Calls `callback` once what this thread has written is committed.
 
         At once when the thread is in no transaction, and never if that is rolled back. It must not
-        raise: the commit has been made.
+        raise: the commit has been made. Those that are `in_order` are called in the order of the
+        commits of all threads, which wait for them: they must take hardly any time.
         """
 
     def migrate(self) -> None:

@@ -22,8 +22,8 @@ class _Current(threading.local):
     def __init__(self) -> None:
         self.connection: sa.Connection | None = None
         self.may_write = False
-        self.callbacks: list[Callback] = []
-        """What waits for the commit."""
+        self.callbacks: list[tuple[Callback, bool]] = []
+        """What waits for the commit, and whether it is to be in the order of commits."""
 
 
 class Database:
@@ -104,10 +104,13 @@ class Database:
             with self.read():
                 pass
 
-    def after_commit(self, callback: Callback) -> None:
-        """Calls it when what this thread has written so far is committed; now, if it is already."""
+    def after_commit(self, callback: Callback, *, in_order: bool) -> None:
+        """Calls it when what this thread has written so far is committed; now, if it is already.
+
+        If `in_order`, before another thread of this process can commit.
+        """
         if self._current.connection is not None and self._current.may_write:
-            self._current.callbacks.append(callback)
+            self._current.callbacks.append((callback, in_order))
         else:
             callback()
 
@@ -176,11 +179,15 @@ class Database:
                 yield joined
             return
         self._refuse_closed()
-        with lock, self._gate, self._begun(engine) as connection:
-            yield connection
-        if current.callbacks:
+        with lock:
+            with self._gate, self._begun(engine) as connection:
+                yield connection
             callbacks, current.callbacks = current.callbacks, []
-            for callback in callbacks:
+            for callback, in_order in callbacks:
+                if in_order:
+                    callback()
+        for callback, in_order in callbacks:
+            if not in_order:
                 callback()
 
     @contextmanager

@@ -131,9 +131,9 @@ class SqliteStore:
         with self._database.read():
             yield
 
-    def after_commit(self, callback: Callable[[], object]) -> None:
+    def after_commit(self, callback: Callable[[], object], *, in_order: bool = False) -> None:
         """See `Store.after_commit`."""
-        self._database.after_commit(callback)
+        self._database.after_commit(callback, in_order=in_order)
 
     def migrate(self) -> None:
         """Brings the schema to the newest revision, creating the file if there is none.

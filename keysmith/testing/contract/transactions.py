@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import partial
 
 import pytest
 
@@ -74,6 +75,29 @@ class TestTransactions:
         with store.snapshot():
             call("reading")
         assert called[3:] == ["reading, 2 keys"]
+
+    def test_callbacks_in_order_come_in_the_order_of_the_commits(self, store: Store) -> None:
+        called: list[int] = []
+
+        def work() -> None:
+            for _ in range(10):
+                with store.transaction():
+                    a_key(store)
+                    number = store.keys.count()
+                    store.after_commit(partial(called.append, number), in_order=True)
+
+        def let_others_work() -> None:
+            others = [threading.Thread(target=work) for _ in range(4)]
+            for other in others:
+                other.start()
+            for other in others:
+                other.join()
+
+        with store.transaction():
+            a_key(store)
+            store.after_commit(let_others_work)
+            store.after_commit(partial(called.append, 1), in_order=True)
+        assert called == list(range(1, 42))
 
     def test_closing_lets_others_finish_first(self, store: Store) -> None:
         class Finisher:
