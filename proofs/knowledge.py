@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -47,7 +48,7 @@ class Knowledge:
         Those in files of the module's name, and of its package's, come after the first few: they
         know it best.
         """
-        found = self._at(mutant)
+        found = self._at(mutant) or self._by_use(mutant)
         if not found:
             lines = self.by_line.get(mutant.path, {})
             found = list({test for some in lines.values() for test in some})
@@ -66,6 +67,16 @@ class Knowledge:
         ]
         return list(dict.fromkeys([*fast[:HASTE], *home, *fast]))
 
+    def _by_use(self, mutant: Mutant) -> list[int]:
+        """The tests that come by a line which uses what is named at the mutant's."""
+        tree = ast.parse(Path(mutant.path).read_text())
+        names, lines = _uses(tree, mutant.line)
+        while more := {name for line in lines for name in _uses(tree, line)[0]} - names:
+            names |= more
+            lines |= {line for name in more for line in _lines(tree, name)}
+        known = self.by_line.get(mutant.path, {})
+        return list({test for line in lines for test in known.get(str(line), [])})
+
     def imported(self, mutant: Mutant) -> bool:
         """Whether only an import comes by its line."""
         return self._at(mutant) == []
@@ -74,6 +85,27 @@ class Knowledge:
         lines = self.by_line.get(mutant.path, {})
         above = range(mutant.line, max(0, mutant.line - STATEMENT), -1)
         return next((lines[str(line)] for line in above if str(line) in lines), None)
+
+
+def _uses(tree: ast.Module, line: int) -> tuple[set[str], set[int]]:
+    """What the statement of a module at that line gives names to, and the lines that use those."""
+    names = {
+        node.id
+        for statement in tree.body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        if statement.lineno <= line <= (statement.end_lineno or 0)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    return names, {line for name in names for line in _lines(tree, name)}
+
+
+def _lines(tree: ast.Module, name: str) -> set[int]:
+    return {
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id == name
+    }
 
 
 class _Durations:
