@@ -68,12 +68,9 @@ class Knowledge:
         return list(dict.fromkeys([*fast[:HASTE], *home, *fast]))
 
     def _by_use(self, mutant: Mutant) -> list[int]:
-        """The tests that come by a line which uses what is named at the mutant's."""
+        """The tests that come by what uses the line's: a function's body, or a name elsewhere."""
         tree = ast.parse(Path(mutant.path).read_text())
-        names, lines = _uses(tree, mutant.line)
-        while more := {name for line in lines for name in _uses(tree, line)[0]} - names:
-            names |= more
-            lines |= {line for name in more for line in _lines(tree, name)}
+        lines = _body(tree, mutant.line) or _uses(tree, mutant.line)
         known = self.by_line.get(mutant.path, {})
         return list({test for line in lines for test in known.get(str(line), [])})
 
@@ -87,24 +84,42 @@ class Knowledge:
         return next((lines[str(line)] for line in above if str(line) in lines), None)
 
 
-def _uses(tree: ast.Module, line: int) -> tuple[set[str], set[int]]:
-    """What the statement of a module at that line gives names to, and the lines that use those."""
-    names = {
+def _body(tree: ast.Module, line: int) -> set[int]:
+    """The lines of the function whose parameters are on that line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first, last = node.body[0].lineno, node.end_lineno or 0
+            if node.lineno <= line < first:
+                return set(range(first, last + 1))
+    return set()
+
+
+def _uses(tree: ast.Module, line: int) -> set[int]:
+    """The lines that use what a statement of the module on that line gives a name."""
+    lines: set[int] = set()
+    seen: set[str] = set()
+    waiting = [line]
+    while waiting:
+        for name in _named(tree, waiting.pop()) - seen:
+            seen.add(name)
+            used = {
+                node.lineno
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id == name
+            }
+            lines |= used
+            waiting += used
+    return lines
+
+
+def _named(tree: ast.Module, line: int) -> set[str]:
+    return {
         node.id
         for statement in tree.body
         if isinstance(statement, ast.Assign | ast.AnnAssign)
         if statement.lineno <= line <= (statement.end_lineno or 0)
         for node in ast.walk(statement)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    return names, {line for name in names for line in _lines(tree, name)}
-
-
-def _lines(tree: ast.Module, name: str) -> set[int]:
-    return {
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id == name
     }
 
 
