@@ -78,7 +78,7 @@ def main() -> None:
         results |= run(
             chosen,
             workers=asked.workers,
-            note=lambda mutant, result: print(f"{result}\t{mutant}", file=file),
+            note=lambda mutant, result: print(f"{result}\t{mutant.number}\t{mutant}", file=file),
         )
     print(figure(results, asked.seed if asked.sample else None))
 
@@ -88,8 +88,9 @@ def _noted(path: Path, chosen: Sequence[Mutant]) -> dict[Mutant, str]:
     if not path.exists():
         return {}
     rows = [line.split("\t") for line in path.read_text().splitlines()]
-    by_text = {text: result for result, text in rows}
-    return {mutant: by_text[str(mutant)] for mutant in chosen if str(mutant) in by_text}
+    noted = {(number, text): result for result, number, text in rows}
+    by_row = {(str(mutant.number), str(mutant)): mutant for mutant in chosen}
+    return {by_row[row]: result for row, result in noted.items() if row in by_row}
 
 
 if __name__ == "__main__":
