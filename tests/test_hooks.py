@@ -594,7 +594,10 @@ class TestProcesses:
         assert sorted(shown.split()) == ["child:in_child", "parent:in_parent", "parent:pending"]
 
     def test_what_happened_before_the_end_is_told(self, tmp_path: Path) -> None:
-        assert self.run(FORGETFUL, tmp_path).split() == ["told:a", "told:b"]
+        assert self.run(FORGETFUL + "use()", tmp_path).split() == ["told:a", "told:b"]
+
+    def test_nor_is_it_lost_at_the_end_of_a_worker(self, tmp_path: Path) -> None:
+        assert self.run(FORGETFUL + WORKER, tmp_path).split() == ["told:a", "told:b"]
 
     def test_a_plugin_that_hangs_does_not_hold_up_the_end(self, tmp_path: Path) -> None:
         began = time.monotonic()
@@ -657,8 +660,14 @@ def use():
     engine = opened(Slow())
     for name in "ab":
         engine.create_key(KeyCreate(name=name))
+"""
 
-use()
+WORKER = """
+import multiprocessing
+worker = multiprocessing.get_context("fork").Process(target=use)
+worker.start()
+worker.join()
+assert worker.exitcode == 0
 """
 
 STUCK = """
