@@ -315,7 +315,7 @@ class TestHarm:
         engine.flush()
         assert hanging.notes == other.notes == [str(number) for number in range(20)]
 
-    @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(3)])
+    @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(3), KeyboardInterrupt()])
     def test_a_plugin_that_raises_goes_on_hearing(
         self, memory: SqliteStore, error: BaseException, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -331,17 +331,31 @@ class TestHarm:
         ] * 2
         assert caplog.records[0].exc_info
 
+    @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(3)])
     def test_one_that_raises_inline_harms_neither_call_nor_the_next(
-        self, memory: SqliteStore, recorder: Recorder, caplog: pytest.LogCaptureFixture
+        self,
+        memory: SqliteStore,
+        error: BaseException,
+        recorder: Recorder,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         class Inline(Raising):
             inline = True
 
-        inline = Inline(RuntimeError("broken"))
-        create(Engine(memory, plugins=[inline, recorder]))
+        inline = Inline(error)
+        assert create(Engine(memory, plugins=[inline, recorder])).raw_key
         assert inline.threads == {threading.current_thread()}
         assert recorder.names() == ["on_key_created"]
         assert "on_key_created" in caplog.text
+
+    def test_an_interrupt_from_the_keyboard_gets_through_inline_ones(
+        self, memory: SqliteStore
+    ) -> None:
+        class Inline(Raising):
+            inline = True
+
+        with pytest.raises(KeyboardInterrupt):
+            create(Engine(memory, plugins=[Inline(KeyboardInterrupt())]))
 
     def test_one_that_sleeps_is_waited_for_by_nobody(self, memory: SqliteStore) -> None:
         class Slow(Notes):

@@ -42,10 +42,15 @@ def renew_after_fork(thing: Renewable) -> None:
 
 
 def call_hook(name: str, hook: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Calls a plugin's hook; what it raises is logged, and goes no further."""
+    """Calls a plugin's hook; what it raises is logged, and goes no further.
+
+    Not even `sys.exit()` does: the caller is owed the key that was just created.
+    """
     try:
         hook(*arguments)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         logger.exception("A plugin failed in %s", name)
 
 
@@ -129,7 +134,7 @@ class Listener:
         while (call := queue.get()) is not None:
             try:
                 call_hook(*call)
-            except BaseException:  # not even sys.exit() in a hook ends the thread
+            except KeyboardInterrupt:  # the hook's own: what is typed reaches the main thread only
                 logger.exception("A plugin failed in %s", call[0])
             del call  # what was told is not kept alive until there is something new to tell
             if self._dropped and queue.empty():
