@@ -66,7 +66,8 @@ class Webhooks(EventPlugin):
 
         `events` are the types to send: all but validations. `timeout` is how long the receiver may
         be silent. An event that is not accepted `give_up_after` it happened is given up. Raises
-        `ValueError` for a URL that is not one of HTTP, a malformed secret, an unknown event type.
+        `ValueError` for a URL that is not one of HTTP, or not in printable ASCII; for a malformed
+        secret; for an unknown event type.
         """
         self._receiver = Receiver(
             url,
