@@ -21,12 +21,20 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from keysmith import Engine, InvalidKeyError, KeyCreate, SqliteStore
+from keysmith import (
+    Engine,
+    InvalidKeyError,
+    KeyCreate,
+    KeySuspendedError,
+    ScopeNotFoundError,
+    SqliteStore,
+)
 from keysmith.engine.listeners import PATIENCE
 from keysmith.plugins import Webhooks
 from keysmith.plugins.events import EVENT_TYPES, VALIDATIONS
 from keysmith.plugins.receiver import Answer
 from keysmith.plugins.webhooks import WebhookStatistics
+from keysmith.raw_keys import mask
 from tests.conftest import START, TurnableClock
 from tests.plugin_helpers import HAPPENED, PROMPT, everything_happens, wait_until
 
@@ -266,6 +274,53 @@ class TestTrouble:
         assert accepted[-1] == "key.suspended"
         assert accepted.count("key.suspended") == 1
         assert webhooks.statistics.delivered == 4
+
+    def test_refusals_hold_up_those_of_their_own_key_if_it_is_known(
+        self, memory: SqliteStore, receiver: Receiver
+    ) -> None:
+        healed = threading.Event()
+
+        def of(request: Request) -> str:
+            data = request.json["data"]
+            return str(data["key"]["id"] if "key" in data else data.get("key_id"))
+
+        receiver.answer = lambda r: 500 if of(r) == a.key.id and not healed.is_set() else 200
+        types = ["key.create_failed", "key.suspended", "key.validation_failed"]
+        webhooks = Webhooks(receiver.url, SECRET, events=types, **QUICKLY)
+        engine = told(memory, webhooks)
+        a, b = (engine.create_key(KeyCreate(name=name)) for name in "ab")
+        for key in (a, b):
+            engine.suspend_key(key.key.id)
+            with pytest.raises(KeySuspendedError):
+                engine.validate_key(key.raw_key)
+        for _ in range(2):
+            with pytest.raises(InvalidKeyError):
+                engine.validate_key("nope")
+            with pytest.raises(ScopeNotFoundError):
+                engine.create_key(KeyCreate(name="n", scopes=["nope"]))
+        engine.flush()
+        wait_until(lambda: webhooks.statistics.waiting == 2)
+        assert webhooks.statistics.delivered == 6
+        healed.set()
+        assert webhooks.flush(PROMPT)
+        assert [r.type for r in receiver.requests if of(r) == a.key.id][-2:] == [
+            "key.suspended",
+            "key.validation_failed",
+        ]
+
+    def test_one_refusal_of_a_stranger_does_not_hold_up_another(
+        self, memory: SqliteStore, receiver: Receiver
+    ) -> None:
+        receiver.answer = lambda r: 500 if r.json["data"]["masked_key"] == mask("one") else 200
+        webhooks = Webhooks(receiver.url, SECRET, events=["key.validation_failed"], **QUICKLY)
+        engine = told(memory, webhooks)
+        for raw_key in ("one", "another one"):
+            with pytest.raises(InvalidKeyError):
+                engine.validate_key(raw_key)
+        engine.flush()
+        wait_until(lambda: webhooks.statistics.delivered)
+        assert webhooks.statistics.waiting == 1
+        engine.close()
 
     def test_each_attempt_is_signed_at_its_own_time(
         self,

@@ -18,7 +18,7 @@ class Delivery:
     """The same however often it is sent, so that the receiver can tell."""
     type: str
     lane: str
-    """What it is about. Within a lane, nothing overtakes."""
+    """What it is about, or a lane of its own. Within a lane, nothing overtakes."""
     body: bytes
     happened: datetime
     attempts: int = 0

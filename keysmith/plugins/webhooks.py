@@ -112,10 +112,12 @@ class Webhooks(EventPlugin):
     def on_event(self, event: Event) -> None:
         """Puts it into the outbox, and sees to it that somebody delivers it."""
         now = self._now()
+        message_id = f"msg_{secrets.token_hex(16)}"
+        key_id = event.key.id if event.key else event.key_id
         delivery = Delivery(
-            id=f"msg_{secrets.token_hex(16)}",
+            id=message_id,
             type=event.type,
-            lane=(event.key.id if event.key else event.policy_id) or "",
+            lane=key_id or event.policy_id or message_id,
             body=_body(event, now),
             happened=now,
         )
