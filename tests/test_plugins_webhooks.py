@@ -25,7 +25,9 @@ from keysmith import (
     Engine,
     InvalidKeyError,
     KeyCreate,
+    KeysmithError,
     KeySuspendedError,
+    PolicyCreate,
     ScopeNotFoundError,
     SqliteStore,
 )
@@ -481,6 +483,64 @@ class TestTrouble:
         create(engine, "f")
         assert delivered(engine, webhooks)
         assert receiver.names()[-1] == "f"
+
+    def test_what_comes_with_every_refused_request_takes_little_room(
+        self,
+        memory: SqliteStore,
+        receiver: Receiver,
+        clock: TurnableClock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        receiver.down()
+        types = ["key.quota_exceeded", "key.rate_limited", "key.reused", "key.revoked"]
+        webhooks = Webhooks(
+            receiver.url, SECRET, events=types, limit=7, first_retry=timedelta(hours=1)
+        )
+        engine = told(memory, webhooks, clock=clock)
+        policy = engine.create_policy(PolicyCreate(name="p", daily_quota=2, rate_limit=1))
+        noisy, too = (
+            engine.create_key(KeyCreate(name=name, policy_id=policy.id)) for name in ("a", "b")
+        )
+        old = [noisy.raw_key]
+        old.append(engine.rotate_key(noisy.key.id, grace=timedelta(0)).raw_key)
+        current = engine.rotate_key(noisy.key.id, grace=timedelta(0)).raw_key
+
+        def refuse(raw_key: str) -> None:
+            with pytest.raises(KeysmithError):
+                engine.validate_key(raw_key)
+
+        for _ in range(2):
+            engine.validate_key(current)
+            engine.flush()
+            for _ in range(3):
+                for raw_key in (current, *old):
+                    refuse(raw_key)
+            clock.turn(minutes=2)
+        for _ in range(3):
+            refuse(current)
+        engine.validate_key(too.raw_key)
+        refuse(too.raw_key)
+        engine.revoke_key(too.key.id)
+        engine.flush()
+        wait_until(lambda: caplog.text.count("is sent again") == 2)
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=6, delivered=0, given_up=0, dropped=0
+        )
+        receiver.up()
+        webhooks.retry_now()
+        assert webhooks.flush()
+        assert sorted((r.name, r.type) for r in receiver.requests) == [
+            ("a", "key.quota_exceeded"),
+            ("a", "key.rate_limited"),
+            ("a", "key.reused"),
+            ("a", "key.reused"),
+            ("b", "key.rate_limited"),
+            ("b", "key.revoked"),
+        ]
+        refuse(current)
+        assert delivered(engine, webhooks)
+        assert receiver.requests[-1].type == "key.quota_exceeded"
+        assert webhooks.statistics.delivered == 7
 
     def test_what_is_no_http_is_no_receipt(
         self, memory: SqliteStore, caplog: pytest.LogCaptureFixture

@@ -21,6 +21,8 @@ class Delivery:
     """What it is about, or a lane of its own. Within a lane, nothing overtakes."""
     body: bytes
     happened: datetime
+    gist: str = ""
+    """What it says, if that is likely to be said again before it has arrived."""
     attempts: int = 0
 
 
@@ -62,6 +64,10 @@ class Outbox:
             self._lanes[delivery.lane] = deque([delivery])
             self._schedule(delivery.lane, delivery.happened)
         return True
+
+    def says(self, gist: str, lane: str) -> bool:
+        """Whether the lane has one of this gist."""
+        return any(waiting.gist == gist for waiting in self._lanes.get(lane, ()))
 
     def take(self, now: datetime) -> Delivery | None:
         """One that is due, to be sent and then `done` or `failed`; `None` if none is."""

@@ -15,14 +15,14 @@ from http import HTTPStatus
 from keysmith.clock import Clock, utc_now
 from keysmith.engine.listeners import PATIENCE, QUEUE_LIMIT, renew_after_fork
 from keysmith.models.base import moment
-from keysmith.plugins.events import EVENT_TYPES, VALIDATIONS, Event, EventPlugin
+from keysmith.plugins.events import EVENT_TYPES, REPEATED, VALIDATIONS, Event, EventPlugin
 from keysmith.plugins.outbox import Delivery, Outbox
 from keysmith.plugins.receiver import Answer, Receiver, new_secret
 
 logger = logging.getLogger("keysmith.plugins")
 
 DEFAULT_EVENTS = frozenset(EVENT_TYPES.values()) - VALIDATIONS
-"""All but those that come with every request."""
+"""All but validations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,9 @@ class Webhooks(EventPlugin):
     What was not answered with a 2xx status is sent again, with the same `webhook-id`, after pauses
     that double and jitter; events of one key arrive in order, and do not hold up those of others.
     Redirects are not followed. An answer of 410 ends all sending.
+
+    While a `key.rate_limited` waits, another of the same key is left out, as it says the same; so
+    are a `key.quota_exceeded`, and a `key.reused` of the same secret.
 
     Events wait in memory, `limit` of them at most: those that come on top are dropped, and what has
     not arrived when the process ends is lost. Both are counted and logged.
@@ -114,14 +117,19 @@ class Webhooks(EventPlugin):
         now = self._now()
         message_id = f"msg_{secrets.token_hex(16)}"
         key_id = event.key.id if event.key else event.key_id
-        delivery = Delivery(
-            id=message_id,
-            type=event.type,
-            lane=key_id or event.policy_id or message_id,
-            body=_body(event, now),
-            happened=now,
-        )
+        lane = key_id or event.policy_id or message_id
+        gist = _gist(event)
         with self._changed:
+            if gist and self._outbox.says(gist, lane):
+                return
+            delivery = Delivery(
+                id=message_id,
+                type=event.type,
+                lane=lane,
+                body=_body(event, now),
+                happened=now,
+                gist=gist,
+            )
             if self._gone or not self._outbox.add(delivery):
                 self._drop()
                 return
@@ -258,6 +266,12 @@ class Webhooks(EventPlugin):
 
     def _now(self) -> datetime:
         return moment(self._clock())
+
+
+def _gist(event: Event) -> str:
+    if event.type not in REPEATED:
+        return ""
+    return f"{event.type} {event.rotation.id if event.rotation else ''}"
 
 
 def _body(event: Event, happened: datetime) -> bytes:
