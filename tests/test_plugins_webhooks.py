@@ -402,6 +402,7 @@ class TestTrouble:
         assert webhooks.statistics == WebhookStatistics(
             waiting=0, delivered=0, given_up=3, dropped=1
         )
+        engine.close()
         [record] = caplog.records
         assert record.getMessage() == (
             f"3 webhooks for http://127.0.0.1:{receiver.port} are given up: "
@@ -617,14 +618,16 @@ class TestTheEnd:
         )
         assert caplog.text.count("It is given up") == 3
 
+    @pytest.mark.parametrize("status", [200, 500])
     def test_nor_for_one_that_hangs(
         self,
+        status: int,
         receiver: Receiver,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         hanging = threading.Event()
-        receiver.answer = lambda _: 200 if hanging.wait() else 500
+        receiver.answer = lambda _: status if hanging.wait() else 0
         monkeypatch.setattr("keysmith.plugins.webhooks.PATIENCE", 0.1)
         webhooks = Webhooks(receiver.url, SECRET)
         with SqliteStore(":memory:") as store:
@@ -636,8 +639,13 @@ class TestTheEnd:
         assert time.monotonic() - began < PATIENCE / 2
         assert "2 webhooks for" in caplog.text
         assert "are given up: the engine was closed." in caplog.text
+        caplog.clear()
         hanging.set()
         wait_until(lambda: webhooks._thread is None)
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=0, delivered=0, given_up=2, dropped=0
+        )
+        assert caplog.text == ""
 
     def test_no_thread_waits_for_nothing(self, memory: SqliteStore, receiver: Receiver) -> None:
         webhooks = Webhooks(receiver.url, SECRET)

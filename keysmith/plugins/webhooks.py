@@ -187,7 +187,8 @@ class Webhooks(EventPlugin):
         while (delivery := self._next()) is not None:
             answer = self._receiver.send(delivery.id, delivery.body, self._now())
             with self._changed:
-                self._settle(delivery, answer, self._now())
+                if delivery in self._outbox:
+                    self._settle(delivery, answer, self._now())
                 self._changed.notify_all()
 
     def _next(self) -> Delivery | None:
@@ -256,7 +257,7 @@ class Webhooks(EventPlugin):
                 )
 
     def _lose_what_waits(self, why: str) -> None:
-        if self._outbox or self._gone:
+        if self._outbox:
             logger.warning(
                 "%d webhooks for %s are given up: %s.", len(self._outbox), self._receiver, why
             )
