@@ -126,6 +126,12 @@ def told(store: SqliteStore, webhooks: Webhooks, **options: Any) -> Engine:
     return Engine(store, plugins=[webhooks], **options)
 
 
+def migrated() -> SqliteStore:
+    store = SqliteStore(":memory:")
+    store.migrate()
+    return store
+
+
 def create(engine: Engine, *names: str) -> list[str]:
     return [engine.create_key(KeyCreate(name=name)).key.id for name in names]
 
@@ -630,12 +636,10 @@ class TestTheEnd:
         receiver.answer = lambda _: status if hanging.wait() else 0
         monkeypatch.setattr("keysmith.plugins.webhooks.PATIENCE", 0.1)
         webhooks = Webhooks(receiver.url, SECRET)
-        with SqliteStore(":memory:") as store:
-            store.migrate()
-            engine = told(store, webhooks)
-            create(engine, "a", "b")
-            began = time.monotonic()
-            engine.close()
+        engine = told(migrated(), webhooks)
+        create(engine, "a", "b")
+        began = time.monotonic()
+        engine.close()
         assert time.monotonic() - began < PATIENCE / 2
         assert "2 webhooks for" in caplog.text
         assert "are given up: the engine was closed." in caplog.text
@@ -646,6 +650,44 @@ class TestTheEnd:
             waiting=0, delivered=0, given_up=2, dropped=0
         )
         assert caplog.text == ""
+
+    def test_an_engine_that_closes_leaves_the_webhooks_of_another_alone(
+        self, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        receiver.answer = lambda _: 503
+        webhooks = Webhooks(receiver.url, SECRET, first_retry=timedelta(hours=1))
+        engines = [told(migrated(), webhooks) for _ in range(3)]
+        for name, engine in zip("abc", engines, strict=True):
+            create(engine, name)
+            engine.flush()
+        wait_until(lambda: caplog.text.count("is sent again") == 3)
+        engines[0].close()
+        create(engines[1], "later")
+        engines[1].close()
+        wait_until(lambda: caplog.text.count("is sent again") == 4)
+        assert webhooks.statistics.waiting == 4
+        receiver.answer = lambda _: 200
+        engines[2].close()
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=0, delivered=4, given_up=0, dropped=0
+        )
+
+    def test_what_was_closed_may_be_used_again(
+        self, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        webhooks = Webhooks(receiver.url, SECRET, **QUICKLY)
+        for attempts in (1, 3):
+            receiver.requests.clear()
+            receiver.answer = lambda _, attempts=attempts: (
+                200 if len(receiver.requests) == attempts else 503
+            )
+            engine = told(migrated(), webhooks)
+            create(engine, "n")
+            assert delivered(engine, webhooks)
+            engine.close()
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=0, delivered=2, given_up=0, dropped=0
+        )
 
     def test_no_thread_waits_for_nothing(self, memory: SqliteStore, receiver: Receiver) -> None:
         webhooks = Webhooks(receiver.url, SECRET)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
+from weakref import WeakSet
 
 from keysmith.clock import Clock, utc_now
 from keysmith.engine.listeners import PATIENCE, QUEUE_LIMIT, renew_after_fork
@@ -105,6 +106,8 @@ class Webhooks(EventPlugin):
         self._thread: threading.Thread | None = None
         self._delivered = self._given_up = self._dropped = self._newly_dropped = 0
         self._failing = self._closing = False
+        self._tellers: WeakSet[threading.Thread] = WeakSet()
+        """The threads of the engines that have told something, and are not closed."""
 
     # ------------------------------------------------------------------ events
 
@@ -120,6 +123,8 @@ class Webhooks(EventPlugin):
         lane = key_id or event.policy_id or message_id
         gist = _gist(event)
         with self._changed:
+            self._closing = False
+            self._tellers.add(threading.current_thread())
             if gist and self._outbox.says(gist, lane):
                 return
             delivery = Delivery(
@@ -138,13 +143,20 @@ class Webhooks(EventPlugin):
             self._changed.notify_all()
 
     def on_shutdown(self) -> None:
-        """Sends what waits a last time, for as long as the end of the engine may take."""
+        """Sends what waits a last time, for as long as the end of the engine may take.
+
+        Not while another engine goes on telling: then all of it goes on waiting.
+        """
         with self._changed:
+            self._tellers.discard(threading.current_thread())
+            if any(teller.is_alive() for teller in self._tellers):
+                return
             self._closing = True
         self.retry_now()
         self.flush(PATIENCE * 0.8)
         with self._changed:
-            self._lose_what_waits("the engine was closed")
+            if self._closing:
+                self._lose_what_waits("the engine was closed")
 
     def flush(self, timeout: float = PATIENCE) -> bool:
         """Waits, for at most `timeout` seconds, until nothing waits to be delivered.
