@@ -469,6 +469,34 @@ class TestTrouble:
         assert delivered(engine, webhooks)
         assert sorted(receiver.names()) == ["a", "a", "b", "c"]
 
+    @pytest.mark.parametrize("retry_after", [{}, {"Retry-After": "60"}])
+    def test_a_clock_that_is_put_back_holds_nothing_up(
+        self,
+        retry_after: dict[str, str],
+        memory: SqliteStore,
+        receiver: Receiver,
+        clock: TurnableClock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        receiver.answer = lambda _: (503, retry_after)
+        webhooks = Webhooks(receiver.url, SECRET, first_retry=timedelta(minutes=1), clock=clock)
+        engine = told(memory, webhooks)
+        create(engine, "a")
+        engine.flush()
+        wait_until(lambda: "is sent again" in caplog.text)
+        receiver.answer = lambda _: 200
+        clock.turn(hours=-2)
+        create(engine, "b")
+        engine.flush()
+        assert "a" not in receiver.names()[1:]
+        clock.turn(minutes=1)
+        create(engine, "c")
+        assert delivered(engine, webhooks)
+        assert sorted(receiver.names()) == ["a", "a", "b", "c"]
+        last = receiver.requests[-1]
+        assert last.headers["webhook-timestamp"] == str(int(clock().timestamp()))
+        assert last.json["timestamp"] == clock().isoformat().replace("+00:00", "Z")
+
     def test_too_many_are_dropped_and_counted(
         self, memory: SqliteStore, receiver: Receiver, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from http import HTTPStatus
 from weakref import WeakSet
 
-from keysmith.clock import Clock, utc_now
+from keysmith.clock import Clock, Onward, utc_now
 from keysmith.engine.listeners import PATIENCE, QUEUE_LIMIT, renew_after_fork
 from keysmith.models.base import moment
 from keysmith.plugins.events import EVENT_TYPES, REPEATED, VALIDATIONS, Event, EventPlugin
@@ -24,6 +24,9 @@ logger = logging.getLogger("keysmith.plugins")
 
 DEFAULT_EVENTS = frozenset(EVENT_TYPES.values()) - VALIDATIONS
 """All but validations."""
+
+LOOK = 60.0
+"""Seconds at most between two looks at the clock: a wait is as much longer if it is put back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ class Webhooks(EventPlugin):
         """As it was before the first event."""
         self._changed = threading.Condition()
         self._outbox = self._new_outbox()
+        self._pace = Onward(self._now)
         self._thread: threading.Thread | None = None
         self._delivered = self._given_up = self._dropped = self._newly_dropped = 0
         self._failing = self._closing = False
@@ -132,7 +136,7 @@ class Webhooks(EventPlugin):
                 type=event.type,
                 lane=lane,
                 body=_body(event, now),
-                happened=now,
+                happened=self._pace(),
                 gist=gist,
             )
             if self._gone or not self._outbox.add(delivery):
@@ -170,7 +174,7 @@ class Webhooks(EventPlugin):
     def retry_now(self) -> None:
         """Sends everything that waits, at once: the receiver is known to be back."""
         with self._changed:
-            self._outbox.hurry(self._now())
+            self._outbox.hurry(self._pace())
             self._changed.notify_all()
 
     @property
@@ -200,14 +204,14 @@ class Webhooks(EventPlugin):
             answer = self._receiver.send(delivery.id, delivery.body, self._now())
             with self._changed:
                 if delivery in self._outbox:
-                    self._settle(delivery, answer, self._now())
+                    self._settle(delivery, answer, self._pace())
                 self._changed.notify_all()
 
     def _next(self) -> Delivery | None:
         """Waits for the next delivery that is due; `None` when there is nothing to wait for."""
         with self._changed:
             while True:
-                now = self._now()
+                now = self._pace()
                 delivery = self._outbox.take(now)
                 if delivery is not None:
                     return delivery
@@ -215,7 +219,7 @@ class Webhooks(EventPlugin):
                 if wait is None:
                     self._thread = None
                     return None
-                self._changed.wait(wait)
+                self._changed.wait(min(wait, LOOK))
 
     def _settle(self, delivery: Delivery, answer: Answer, now: datetime) -> None:
         if answer.accepted:
@@ -229,7 +233,7 @@ class Webhooks(EventPlugin):
             self._lose_what_waits("it answered 410 Gone, and is sent no more")
         else:
             self._failing = True
-            if (pause := answer.pause(now)) is not None:
+            if (pause := answer.pause(self._now())) is not None:
                 self._outbox.pause(pause, now)
             self._retry_or_give_up(delivery, answer, now)
         if self._newly_dropped and not self._outbox:
