@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 Clock = Callable[[], datetime]
 """Gives the present moment as a timezone-aware UTC datetime."""
@@ -12,3 +12,22 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The system's time: the default `Clock`."""
     return datetime.now(UTC)
+
+
+class Onward:
+    """The time of a clock that goes on from where it was when the clock is put back.
+
+    For what waits: by the clock itself it would wait until that has caught up.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead = timedelta(0)
+        self._latest = clock()
+
+    def __call__(self) -> datetime:
+        """What it is by now, never before what it was."""
+        now = self._clock()
+        self._ahead = max(self._ahead, self._latest - now)
+        self._latest = now + self._ahead
+        return self._latest

@@ -1,4 +1,4 @@
-"""Fork: what a child process must not share with the parent that it was made from.
+"""Fork: what a child process must not share with its parent, and what it does at its own end.
 
 A lock that another thread held at that moment is never released in the child, and an open database
 or file would be one for two processes. What has such things renews them in the child. SQLite has
@@ -7,8 +7,11 @@ locks of its own that nobody can renew, so no thread may be inside of it while t
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -74,6 +77,8 @@ _renewables: WeakKeyDictionary[Renewable, None] = WeakKeyDictionary()
 _pausables: WeakKeyDictionary[Pausable, None] = WeakKeyDictionary()
 _forking = threading.Lock()
 _paused: list[Pausable] = []
+_last_calls: list[Callable[[], None]] = []
+_minds_the_end = False
 
 
 def renew_after_fork(renewable: Renewable) -> None:
@@ -90,6 +95,26 @@ def pause_for_fork(pausable: Pausable) -> None:
     renew_after_fork(pausable)
 
 
+def at_the_end(call: Callable[[], None]) -> Callable[[], None]:
+    """A decorator: the call is made when the process ends; the one decorated last comes first."""
+    _last_calls.append(call)
+    return atexit.register(call)
+
+
+def mind_the_end() -> None:
+    """To be called as soon as there is something to be done `at_the_end`.
+
+    Workers that `multiprocessing` forks end without a look at `atexit`.
+    """
+    global _minds_the_end  # noqa: PLW0603
+    process = sys.modules.get("multiprocessing.process")
+    if _minds_the_end or process is None or process.parent_process() is None:
+        return
+    _minds_the_end = True
+    for call in _last_calls:
+        sys.modules["multiprocessing.util"].Finalize(None, call, exitpriority=0)
+
+
 def _pause_all() -> None:
     _forking.acquire()
     for pausable in reversed(list(_pausables)):
@@ -104,8 +129,9 @@ def _resume_all() -> None:
 
 
 def _renew_all() -> None:
-    global _forking  # noqa: PLW0603
+    global _forking, _minds_the_end  # noqa: PLW0603
     _forking = threading.Lock()
+    _minds_the_end = False
     _paused.clear()
     for renewable in list(_renewables):
         renewable.renew()

@@ -10,11 +10,8 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from keysmith.stores import counters, credentials
 from proofs.disasters import DISASTERS, OF_ROOT, Service, Strike
 
 PROMISE = (
@@ -29,23 +26,12 @@ BROKEN = (
 ROUNDS, QUICK = 6, 1
 
 
-@contextmanager
-def noticed_at_once() -> Iterator[None]:
-    """A file that is gone is noticed by the next call, and not within a second."""
-    intervals = credentials.LOOK_EVERY, counters.LOOK_INTERVAL
-    credentials.LOOK_EVERY = counters.LOOK_INTERVAL = 0.0
-    try:
-        yield
-    finally:
-        credentials.LOOK_EVERY, counters.LOOK_INTERVAL = intervals
-
-
 def trial(quick: bool = False) -> str:
     """Tells how many disasters there were, and what they raised."""
     seed = 1 if quick else random.randrange(10**6)
     chance, raised = random.Random(seed), 0
     disasters = [each for each in DISASTERS if os.geteuid() == 0 or each not in OF_ROOT]
-    with noticed_at_once(), tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         folder = Path(name) / "inner"
         folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -47,7 +48,7 @@ class Knowledge:
         Those in files of the module's name, and of its package's, come after the first few: they
         know it best.
         """
-        found = self._at(mutant)
+        found = self._at(mutant) or self._by_use(mutant)
         if not found:
             lines = self.by_line.get(mutant.path, {})
             found = list({test for some in lines.values() for test in some})
@@ -66,6 +67,13 @@ class Knowledge:
         ]
         return list(dict.fromkeys([*fast[:HASTE], *home, *fast]))
 
+    def _by_use(self, mutant: Mutant) -> list[int]:
+        """The tests that come by what uses the line's: a function's body, or a name elsewhere."""
+        tree = ast.parse(Path(mutant.path).read_text())
+        lines = _body(tree, mutant.line) or _uses(tree, mutant.line)
+        known = self.by_line.get(mutant.path, {})
+        return list({test for line in lines for test in known.get(str(line), [])})
+
     def imported(self, mutant: Mutant) -> bool:
         """Whether only an import comes by its line."""
         return self._at(mutant) == []
@@ -74,6 +82,45 @@ class Knowledge:
         lines = self.by_line.get(mutant.path, {})
         above = range(mutant.line, max(0, mutant.line - STATEMENT), -1)
         return next((lines[str(line)] for line in above if str(line) in lines), None)
+
+
+def _body(tree: ast.Module, line: int) -> set[int]:
+    """The lines of the function whose parameters are on that line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first, last = node.body[0].lineno, node.end_lineno or 0
+            if node.lineno <= line < first:
+                return set(range(first, last + 1))
+    return set()
+
+
+def _uses(tree: ast.Module, line: int) -> set[int]:
+    """The lines that use what a statement of the module on that line gives a name."""
+    lines: set[int] = set()
+    seen: set[str] = set()
+    waiting = [line]
+    while waiting:
+        for name in _named(tree, waiting.pop()) - seen:
+            seen.add(name)
+            used = {
+                node.lineno
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id == name
+            }
+            lines |= used
+            waiting += used
+    return lines
+
+
+def _named(tree: ast.Module, line: int) -> set[str]:
+    return {
+        node.id
+        for statement in tree.body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        if statement.lineno <= line <= (statement.end_lineno or 0)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 class _Durations:

@@ -37,6 +37,8 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
 TYPING = {"TypeVar", "ParamSpec", "TypeAdapter", "Annotated", "cast", "getLogger"}
 """Calls that say nothing of what happens, or only for the type checker."""
 
+_TIMES = {"datetime", "timedelta", "UTC"}
+
 Change = Callable[[ast.AST], ast.AST]
 
 
@@ -117,6 +119,8 @@ def _says_nothing(parent: ast.AST, field: str, node: ast.AST) -> bool:
     """Annotations, decorators, docstrings, messages, protocols, and what only names things."""
     if field in ("annotation", "returns", "decorator_list", "type_params", "bases"):
         return True
+    if isinstance(parent, ast.ClassDef) and field == "keywords":
+        return True
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return not isinstance(node, ast.Raise)
     if isinstance(parent, ast.Raise):
@@ -130,7 +134,7 @@ def _says_nothing(parent: ast.AST, field: str, node: ast.AST) -> bool:
         )
     if isinstance(node, ast.Assign):
         targets = {getattr(target, "id", "") for target in node.targets}
-        if isinstance(parent, ast.Module) and isinstance(node.value, ast.Constant):
+        if isinstance(parent, ast.Module) and _is_arithmetic(node.value):
             return True  # one that might as well be another: a limit, a size, a pause
         if targets & {"__all__", "__slots__"} or _name(getattr(node.value, "func", None)) in TYPING:
             return True
@@ -210,6 +214,15 @@ def _has_text(node: ast.AST) -> bool:
 
 def _is_sentence(text: str) -> bool:
     return " " in text and text.rstrip().endswith(".")
+
+
+def _is_arithmetic(node: ast.expr) -> bool:
+    """Whether nothing goes in but numbers, or how long something takes."""
+    parts = ast.Constant | ast.BinOp | ast.operator | ast.Tuple | ast.expr_context | ast.keyword
+    return all(
+        isinstance(part, parts) or _name(getattr(part, "func", part)) in _TIMES
+        for part in ast.walk(node)
+    )
 
 
 def _is_plain(node: ast.expr | None) -> bool:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from packaging.utils import canonicalize_name
 from proofs.environments import environment
 
 PROMISE = (
-    "Every package that is tested with is pinned and listed in a bill of materials, none has a "
-    "known vulnerability where those can be asked for, bandit finds nothing, and whoever builds "
-    "the wheel gets the same bytes."
+    "Every package that `make check` needs is installed as it is pinned and listed in a bill of "
+    "materials, none has a known vulnerability where those can be asked for, bandit finds nothing, "
+    "and whoever builds the wheel gets the same bytes."
 )
 BROKEN = "a pin was left out; `eval` was called; `reproducible = false` was set for the wheel"
 
@@ -41,6 +41,8 @@ def trial(quick: bool = False) -> str:
     pins = pinned()
     unpinned = needed() - set(pins)
     assert not unpinned, f"not pinned: {', '.join(sorted(unpinned))}"
+    others = [name for name in sorted(needed()) if version(name) != pins[name]]
+    assert not others, f"installed in another version: {', '.join(others)}"
     if quick:
         return f"{len(pins)} packages pinned"
     tools = environment("supply", *TOOLS)

@@ -36,8 +36,8 @@ TRIALS = {
     "soak": 90,
     "failures": 240,
     "clock": 240,
-    "forks": 240,
-    "secrets": 240,
+    "forks": 400,
+    "secrets": 400,
     "tenants": 240,
     "fuzz": 600,
     "supply": 300,
@@ -92,6 +92,7 @@ def main(
     ] = False,
 ) -> None:
     """Runs the trials, and ends with exit code 1 if a promise was broken."""
+    assert_asserts()
     console = Console()
     outcomes = []
     for name in _chosen(only):
@@ -110,6 +111,12 @@ def main(
         raise typer.Exit(1)
     if write:
         renew(DOCUMENT, outcomes)
+
+
+def assert_asserts() -> None:
+    """Raises `typer.BadParameter` where Python leaves assertions out, and so all verdicts."""
+    if not __debug__:
+        raise typer.BadParameter("Trials assert: run them without -O and PYTHONOPTIMIZE.")
 
 
 def run(name: str, script: str, limit: float) -> Outcome:

@@ -315,7 +315,7 @@ class TestHarm:
         engine.flush()
         assert hanging.notes == other.notes == [str(number) for number in range(20)]
 
-    @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(3)])
+    @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(3), KeyboardInterrupt()])
     def test_a_plugin_that_raises_goes_on_hearing(
         self, memory: SqliteStore, error: BaseException, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -331,17 +331,31 @@ class TestHarm:
         ] * 2
         assert caplog.records[0].exc_info
 
+    @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(3)])
     def test_one_that_raises_inline_harms_neither_call_nor_the_next(
-        self, memory: SqliteStore, recorder: Recorder, caplog: pytest.LogCaptureFixture
+        self,
+        memory: SqliteStore,
+        error: BaseException,
+        recorder: Recorder,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         class Inline(Raising):
             inline = True
 
-        inline = Inline(RuntimeError("broken"))
-        create(Engine(memory, plugins=[inline, recorder]))
+        inline = Inline(error)
+        assert create(Engine(memory, plugins=[inline, recorder])).raw_key
         assert inline.threads == {threading.current_thread()}
         assert recorder.names() == ["on_key_created"]
         assert "on_key_created" in caplog.text
+
+    def test_an_interrupt_from_the_keyboard_gets_through_inline_ones(
+        self, memory: SqliteStore
+    ) -> None:
+        class Inline(Raising):
+            inline = True
+
+        with pytest.raises(KeyboardInterrupt):
+            create(Engine(memory, plugins=[Inline(KeyboardInterrupt())]))
 
     def test_one_that_sleeps_is_waited_for_by_nobody(self, memory: SqliteStore) -> None:
         class Slow(Notes):
@@ -594,7 +608,10 @@ class TestProcesses:
         assert sorted(shown.split()) == ["child:in_child", "parent:in_parent", "parent:pending"]
 
     def test_what_happened_before_the_end_is_told(self, tmp_path: Path) -> None:
-        assert self.run(FORGETFUL, tmp_path).split() == ["told:a", "told:b"]
+        assert self.run(FORGETFUL + "use()", tmp_path).split() == ["told:a", "told:b"]
+
+    def test_nor_is_it_lost_at_the_end_of_a_worker(self, tmp_path: Path) -> None:
+        assert self.run(FORGETFUL + WORKER, tmp_path).split() == ["told:a", "told:b"]
 
     def test_a_plugin_that_hangs_does_not_hold_up_the_end(self, tmp_path: Path) -> None:
         began = time.monotonic()
@@ -657,8 +674,14 @@ def use():
     engine = opened(Slow())
     for name in "ab":
         engine.create_key(KeyCreate(name=name))
+"""
 
-use()
+WORKER = """
+import multiprocessing
+worker = multiprocessing.get_context("fork").Process(target=use)
+worker.start()
+worker.join()
+assert worker.exitcode == 0
 """
 
 STUCK = """

@@ -21,12 +21,22 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from keysmith import Engine, InvalidKeyError, KeyCreate, SqliteStore
+from keysmith import (
+    Engine,
+    InvalidKeyError,
+    KeyCreate,
+    KeysmithError,
+    KeySuspendedError,
+    PolicyCreate,
+    ScopeNotFoundError,
+    SqliteStore,
+)
 from keysmith.engine.listeners import PATIENCE
 from keysmith.plugins import Webhooks
 from keysmith.plugins.events import EVENT_TYPES, VALIDATIONS
 from keysmith.plugins.receiver import Answer
 from keysmith.plugins.webhooks import WebhookStatistics
+from keysmith.raw_keys import mask
 from tests.conftest import START, TurnableClock
 from tests.plugin_helpers import HAPPENED, PROMPT, everything_happens, wait_until
 
@@ -114,6 +124,12 @@ def receiver() -> Iterator[Receiver]:
 
 def told(store: SqliteStore, webhooks: Webhooks, **options: Any) -> Engine:
     return Engine(store, plugins=[webhooks], **options)
+
+
+def migrated() -> SqliteStore:
+    store = SqliteStore(":memory:")
+    store.migrate()
+    return store
 
 
 def create(engine: Engine, *names: str) -> list[str]:
@@ -267,6 +283,53 @@ class TestTrouble:
         assert accepted.count("key.suspended") == 1
         assert webhooks.statistics.delivered == 4
 
+    def test_refusals_hold_up_those_of_their_own_key_if_it_is_known(
+        self, memory: SqliteStore, receiver: Receiver
+    ) -> None:
+        healed = threading.Event()
+
+        def of(request: Request) -> str:
+            data = request.json["data"]
+            return str(data["key"]["id"] if "key" in data else data.get("key_id"))
+
+        receiver.answer = lambda r: 500 if of(r) == a.key.id and not healed.is_set() else 200
+        types = ["key.create_failed", "key.suspended", "key.validation_failed"]
+        webhooks = Webhooks(receiver.url, SECRET, events=types, **QUICKLY)
+        engine = told(memory, webhooks)
+        a, b = (engine.create_key(KeyCreate(name=name)) for name in "ab")
+        for key in (a, b):
+            engine.suspend_key(key.key.id)
+            with pytest.raises(KeySuspendedError):
+                engine.validate_key(key.raw_key)
+        for _ in range(2):
+            with pytest.raises(InvalidKeyError):
+                engine.validate_key("nope")
+            with pytest.raises(ScopeNotFoundError):
+                engine.create_key(KeyCreate(name="n", scopes=["nope"]))
+        engine.flush()
+        wait_until(lambda: webhooks.statistics.waiting == 2)
+        assert webhooks.statistics.delivered == 6
+        healed.set()
+        assert webhooks.flush(PROMPT)
+        assert [r.type for r in receiver.requests if of(r) == a.key.id][-2:] == [
+            "key.suspended",
+            "key.validation_failed",
+        ]
+
+    def test_one_refusal_of_a_stranger_does_not_hold_up_another(
+        self, memory: SqliteStore, receiver: Receiver
+    ) -> None:
+        receiver.answer = lambda r: 500 if r.json["data"]["masked_key"] == mask("one") else 200
+        webhooks = Webhooks(receiver.url, SECRET, events=["key.validation_failed"], **QUICKLY)
+        engine = told(memory, webhooks)
+        for raw_key in ("one", "another one"):
+            with pytest.raises(InvalidKeyError):
+                engine.validate_key(raw_key)
+        engine.flush()
+        wait_until(lambda: webhooks.statistics.delivered)
+        assert webhooks.statistics.waiting == 1
+        engine.close()
+
     def test_each_attempt_is_signed_at_its_own_time(
         self,
         memory: SqliteStore,
@@ -345,6 +408,7 @@ class TestTrouble:
         assert webhooks.statistics == WebhookStatistics(
             waiting=0, delivered=0, given_up=3, dropped=1
         )
+        engine.close()
         [record] = caplog.records
         assert record.getMessage() == (
             f"3 webhooks for http://127.0.0.1:{receiver.port} are given up: "
@@ -405,6 +469,34 @@ class TestTrouble:
         assert delivered(engine, webhooks)
         assert sorted(receiver.names()) == ["a", "a", "b", "c"]
 
+    @pytest.mark.parametrize("retry_after", [{}, {"Retry-After": "60"}])
+    def test_a_clock_that_is_put_back_holds_nothing_up(
+        self,
+        retry_after: dict[str, str],
+        memory: SqliteStore,
+        receiver: Receiver,
+        clock: TurnableClock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        receiver.answer = lambda _: (503, retry_after)
+        webhooks = Webhooks(receiver.url, SECRET, first_retry=timedelta(minutes=1), clock=clock)
+        engine = told(memory, webhooks)
+        create(engine, "a")
+        engine.flush()
+        wait_until(lambda: "is sent again" in caplog.text)
+        receiver.answer = lambda _: 200
+        clock.turn(hours=-2)
+        create(engine, "b")
+        engine.flush()
+        assert "a" not in receiver.names()[1:]
+        clock.turn(minutes=1)
+        create(engine, "c")
+        assert delivered(engine, webhooks)
+        assert sorted(receiver.names()) == ["a", "a", "b", "c"]
+        last = receiver.requests[-1]
+        assert last.headers["webhook-timestamp"] == str(int(clock().timestamp()))
+        assert last.json["timestamp"] == clock().isoformat().replace("+00:00", "Z")
+
     def test_too_many_are_dropped_and_counted(
         self, memory: SqliteStore, receiver: Receiver, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -427,20 +519,79 @@ class TestTrouble:
         assert delivered(engine, webhooks)
         assert receiver.names()[-1] == "f"
 
+    def test_what_comes_with_every_refused_request_takes_little_room(
+        self,
+        memory: SqliteStore,
+        receiver: Receiver,
+        clock: TurnableClock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        receiver.down()
+        types = ["key.quota_exceeded", "key.rate_limited", "key.reused", "key.revoked"]
+        webhooks = Webhooks(
+            receiver.url, SECRET, events=types, limit=7, first_retry=timedelta(hours=1)
+        )
+        engine = told(memory, webhooks, clock=clock)
+        policy = engine.create_policy(PolicyCreate(name="p", daily_quota=2, rate_limit=1))
+        noisy, too = (
+            engine.create_key(KeyCreate(name=name, policy_id=policy.id)) for name in ("a", "b")
+        )
+        old = [noisy.raw_key]
+        old.append(engine.rotate_key(noisy.key.id, grace=timedelta(0)).raw_key)
+        current = engine.rotate_key(noisy.key.id, grace=timedelta(0)).raw_key
+
+        def refuse(raw_key: str) -> None:
+            with pytest.raises(KeysmithError):
+                engine.validate_key(raw_key)
+
+        for _ in range(2):
+            engine.validate_key(current)
+            engine.flush()
+            for _ in range(3):
+                for raw_key in (current, *old):
+                    refuse(raw_key)
+            clock.turn(minutes=2)
+        for _ in range(3):
+            refuse(current)
+        engine.validate_key(too.raw_key)
+        refuse(too.raw_key)
+        engine.revoke_key(too.key.id)
+        engine.flush()
+        wait_until(lambda: caplog.text.count("is sent again") == 2)
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=6, delivered=0, given_up=0, dropped=0
+        )
+        receiver.up()
+        webhooks.retry_now()
+        assert webhooks.flush()
+        assert sorted((r.name, r.type) for r in receiver.requests) == [
+            ("a", "key.quota_exceeded"),
+            ("a", "key.rate_limited"),
+            ("a", "key.reused"),
+            ("a", "key.reused"),
+            ("b", "key.rate_limited"),
+            ("b", "key.revoked"),
+        ]
+        refuse(current)
+        assert delivered(engine, webhooks)
+        assert receiver.requests[-1].type == "key.quota_exceeded"
+        assert webhooks.statistics.delivered == 7
+
     def test_what_is_no_http_is_no_receipt(
         self, memory: SqliteStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            webhooks = Webhooks(f"http://127.0.0.1:{port}", SECRET, first_retry=timedelta(hours=1))
+            url = f"http://127.0.0.1:{port}/private"
+            webhooks = Webhooks(url, SECRET, first_retry=timedelta(hours=1))
             engine = told(memory, webhooks)
             create(engine, "n")
             connection, _ = server.accept()
             with connection:
-                connection.recv(65536)
-                connection.sendall(b"garbage\nX-Injected: line\n\n")
+                connection.sendall(connection.recv(65536))
             engine.flush()
-            wait_until(lambda: "BadStatusLine('garbage\\n')" in caplog.text)
+            wait_until(lambda: "BadStatusLine" in caplog.text)
+        assert "private" not in caplog.text
         assert webhooks.statistics.waiting == 1
         webhooks.on_shutdown()
 
@@ -501,27 +652,70 @@ class TestTheEnd:
         )
         assert caplog.text.count("It is given up") == 3
 
+    @pytest.mark.parametrize("status", [200, 500])
     def test_nor_for_one_that_hangs(
         self,
+        status: int,
         receiver: Receiver,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         hanging = threading.Event()
-        receiver.answer = lambda _: 200 if hanging.wait() else 500
+        receiver.answer = lambda _: status if hanging.wait() else 0
         monkeypatch.setattr("keysmith.plugins.webhooks.PATIENCE", 0.1)
         webhooks = Webhooks(receiver.url, SECRET)
-        with SqliteStore(":memory:") as store:
-            store.migrate()
-            engine = told(store, webhooks)
-            create(engine, "a", "b")
-            began = time.monotonic()
-            engine.close()
+        engine = told(migrated(), webhooks)
+        create(engine, "a", "b")
+        began = time.monotonic()
+        engine.close()
         assert time.monotonic() - began < PATIENCE / 2
         assert "2 webhooks for" in caplog.text
         assert "are given up: the engine was closed." in caplog.text
+        caplog.clear()
         hanging.set()
         wait_until(lambda: webhooks._thread is None)
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=0, delivered=0, given_up=2, dropped=0
+        )
+        assert caplog.text == ""
+
+    def test_an_engine_that_closes_leaves_the_webhooks_of_another_alone(
+        self, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        receiver.answer = lambda _: 503
+        webhooks = Webhooks(receiver.url, SECRET, first_retry=timedelta(hours=1))
+        engines = [told(migrated(), webhooks) for _ in range(3)]
+        for name, engine in zip("abc", engines, strict=True):
+            create(engine, name)
+            engine.flush()
+        wait_until(lambda: caplog.text.count("is sent again") == 3)
+        engines[0].close()
+        create(engines[1], "later")
+        engines[1].close()
+        wait_until(lambda: caplog.text.count("is sent again") == 4)
+        assert webhooks.statistics.waiting == 4
+        receiver.answer = lambda _: 200
+        engines[2].close()
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=0, delivered=4, given_up=0, dropped=0
+        )
+
+    def test_what_was_closed_may_be_used_again(
+        self, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        webhooks = Webhooks(receiver.url, SECRET, **QUICKLY)
+        for attempts in (1, 3):
+            receiver.requests.clear()
+            receiver.answer = lambda _, attempts=attempts: (
+                200 if len(receiver.requests) == attempts else 503
+            )
+            engine = told(migrated(), webhooks)
+            create(engine, "n")
+            assert delivered(engine, webhooks)
+            engine.close()
+        assert webhooks.statistics == WebhookStatistics(
+            waiting=0, delivered=2, given_up=0, dropped=0
+        )
 
     def test_no_thread_waits_for_nothing(self, memory: SqliteStore, receiver: Receiver) -> None:
         webhooks = Webhooks(receiver.url, SECRET)
@@ -623,12 +817,20 @@ class TestOptions:
             "file:///etc/passwd",
             "https://",
             "https://user:hunter2@example.com/",
+            "https://example.com/?token=hunter2 x",
+            "https://example.com/hunter2\n",
+            "https://example.com/hunter2ü",
+            "https://hunter2ü/",
+            "https://[hunter2]/",
+            "https://example.com:hunter2/",
+            "https://example.com:0/",
         ],
     )
     def test_what_is_no_url_is_refused_and_not_shown(self, url: str) -> None:
         with pytest.raises(ValueError, match="begins with https://") as refused:
             Webhooks(url, SECRET)
         assert "hunter2" not in str(refused.value)
+        assert refused.value.__context__ is None
 
     @pytest.mark.parametrize(
         "secret",

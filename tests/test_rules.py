@@ -21,7 +21,7 @@ from keysmith import (
     PolicyCreate,
     PolicyViolationError,
 )
-from keysmith.engine.rules import MAX_REMEMBERED, Networks, Rules
+from keysmith.engine.rules import MAX_PATH_LENGTH, MAX_REMEMBERED, Networks, Rules
 
 
 def allowed(policy: Policy, **says: str | None) -> bool:
@@ -294,6 +294,11 @@ def test_methods_are_compared_without_case() -> None:
         ("/**", "/a" * 100, False),
         ("/v1/**", "v1/x", False),
         ("/v1/**", "//v1/x", False),
+        ("/a*b*b", "/ab", False),
+        ("/x*ab*ab*y", "/xxxaby", False),
+        ("/x*ab*ab*y", "/xabxaby", True),
+        ("/**", "/" + "x" * (MAX_PATH_LENGTH - 1), True),
+        ("/**", "/" + "x" * MAX_PATH_LENGTH, False),
         ("/**", "/" + "x" * 1_000_000, False),
     ],
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import typer
 
+from keysmith.raw_keys import mask
 from proofs import mutants, torture
+from proofs.searching import LONG, Search
 
 KEPT = "print('on the way'); print('1 of 1')"
 BROKEN = "raise AssertionError('a key came back to life')"
@@ -29,6 +32,32 @@ def test_what_is_judged_to_be_no_mistake_is_still_there() -> None:
     every = {(mutant.path, mutant.place, mutant.what) for mutant in mutants.every()}
     assert mutants.judged() - every == set()
     assert mutants.judged()
+
+
+RAW_KEY = "sk_live_HdMyMvRqSheCbZXMs1DvP1hIQSRKOpLXB7UwapM2eq8233Jvu"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        RAW_KEY.encode(),
+        RAW_KEY[-15:].encode(),
+        RAW_KEY[20:35].encode(),
+        RAW_KEY.encode().hex().encode(),
+        b64encode(f"user:{RAW_KEY}".encode()),
+        b64encode(RAW_KEY[:30].encode()),
+        repr(bytes(range(32))).encode(),
+        bytes(range(32)),
+        bytes(range(32)).hex()[:31].encode(),
+    ],
+)
+def test_secrets_are_found_in_part_and_wherever_they_are(shown: bytes) -> None:
+    body = RAW_KEY.rpartition("_")[2].encode()
+    search = Search(("a raw key", [body]), ("a hash", [bytes(range(32))]))
+    search.refuse("a log", f"nothing but a mask: {mask(RAW_KEY)}".encode())
+    for before in range(LONG):
+        with pytest.raises(AssertionError, match="is in a log: "):
+            search.refuse("a log", b"?" * before + shown + b"?" * LONG)
 
 
 def test_the_last_line_of_a_trial_is_its_figure() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -16,7 +13,7 @@ from time import monotonic
 from weakref import WeakSet
 
 from keysmith.errors import StoreError, StoreUnavailableError
-from keysmith.forks import renew_after_fork
+from keysmith.forks import at_the_end, mind_the_end, renew_after_fork
 from keysmith.stores.base import RecordedUsage, Store
 
 logger = logging.getLogger(__name__)
@@ -190,7 +187,7 @@ class UsageBuffer:
         except RuntimeError:  # no more threads, or the interpreter is ending, and flushes at last
             self._thread = None
             return False
-        _flush_at_the_end_of_a_worker()
+        mind_the_end()
         return True
 
     def _run(self) -> None:
@@ -241,21 +238,9 @@ def _as_store_error(error: BaseException) -> StoreError:
 
 
 _buffers: WeakSet[UsageBuffer] = WeakSet()
-_worker = 0
-"""The process that `_flush_at_the_end_of_a_worker` has seen to."""
 
 
-def _flush_at_the_end_of_a_worker() -> None:
-    """Workers that `multiprocessing` forks end without a look at `atexit`."""
-    global _worker  # noqa: PLW0603
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or process.parent_process() is None or _worker == os.getpid():
-        return
-    _worker = os.getpid()
-    sys.modules["multiprocessing.util"].Finalize(None, _flush_all, exitpriority=0)
-
-
-@atexit.register
+@at_the_end
 def _flush_all() -> None:
     for buffer in list(_buffers):
         try:

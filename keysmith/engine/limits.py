@@ -11,8 +11,9 @@ Quotas are exact, by the calendar of UTC.
 
 A clock that is put back gives nothing back. By less than a window: what was counted later than now
 counts until the clock has caught up and the window has passed. By more: it counts as of now. A day
-or a month that has begun goes on, should the clock step back to just before it. Another window
-than before begins with what the last one counts; it is taken to be of now.
+or a month that has begun goes on, should the clock step back to the one before it; further back,
+what it counted counts now, and when it comes again it begins anew. Another window than before
+begins with what the last one counts; it is taken to be of now.
 """
 
 from __future__ import annotations
@@ -262,19 +263,25 @@ def _count_in_quotas(
         )
         if quota
     ]
-    for at, period, quota in quotas:
-        current = now.year * 12 + now.month if period is Period.MONTHLY else now.toordinal()
+    for at, period, _ in quotas:
+        current = _ordinal(period, now)
         if cells[at + _PERIOD] < current:
             cells[at + _PERIOD], cells[at + _COUNT] = current, 0
         elif cells[at + _PERIOD] > current + 1:
             cells[at + _PERIOD] = current  # the clock was far ahead; what it counted counts now
+    for at, period, quota in quotas:
         if cells[at + _COUNT] + cost > quota:
             # It goes on with the next one, where that has begun and the clock stepped back.
-            begun = now if cells[at + _PERIOD] == current else quota_resets(period, now)
-            return QuotaExceededError(period=period.value, resets_at=quota_resets(period, begun))
+            begun = cells[at + _PERIOD] == _ordinal(period, now)
+            resets_at = quota_resets(period, now if begun else quota_resets(period, now))
+            return QuotaExceededError(period=period.value, resets_at=resets_at)
     for at, _, _ in quotas:
         cells[at + _COUNT] += cost
     return None
+
+
+def _ordinal(period: Period, now: datetime) -> int:
+    return now.year * 12 + now.month if period is Period.MONTHLY else now.toordinal()
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
 from typing import Any, Protocol
 from weakref import WeakSet
+
+from keysmith.forks import at_the_end, mind_the_end
 
 logger = logging.getLogger("keysmith.plugins")
 
@@ -41,10 +42,15 @@ def renew_after_fork(thing: Renewable) -> None:
 
 
 def call_hook(name: str, hook: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Calls a plugin's hook; what it raises is logged, and goes no further."""
+    """Calls a plugin's hook; what it raises is logged, and goes no further.
+
+    Not even `sys.exit()` does: the caller is owed the key that was just created.
+    """
     try:
         hook(*arguments)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         logger.exception("A plugin failed in %s", name)
 
 
@@ -122,12 +128,13 @@ class Listener:
             except RuntimeError as error:  # no more threads, or the interpreter is ending
                 self._thread = None
                 logger.warning("%s has no thread to be told on: %s", self._name, error)
+            mind_the_end()
 
     def _run(self, queue: SimpleQueue[Call | None]) -> None:
         while (call := queue.get()) is not None:
             try:
                 call_hook(*call)
-            except BaseException:  # not even sys.exit() in a hook ends the thread
+            except KeyboardInterrupt:  # the hook's own: what is typed reaches the main thread only
                 logger.exception("A plugin failed in %s", call[0])
             del call  # what was told is not kept alive until there is something new to tell
             if self._dropped and queue.empty():
@@ -176,5 +183,8 @@ def _renew_all() -> None:
 if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_renew_all)
 
-# What happened in an engine that nobody closed is still told before the process ends.
-atexit.register(lambda: finish(dict.fromkeys(_listeners), PATIENCE))
+
+@at_the_end
+def _finish_all() -> None:
+    """What happened in an engine that nobody closed is still told."""
+    finish(dict.fromkeys(_listeners), PATIENCE)

@@ -99,7 +99,7 @@ def parse_address(ip: str | None) -> Address | None:
     Doubtful are zone IDs, leading zeros, spaces and ports: what two parsers read differently is
     no basis for letting somebody in.
     """
-    if not isinstance(ip, str) or not 0 < len(ip) <= MAX_ADDRESS_LENGTH or "%" in ip:
+    if not isinstance(ip, str) or len(ip) > MAX_ADDRESS_LENGTH or "%" in ip:
         return None
     try:
         address = ipaddress.ip_address(ip)
@@ -113,7 +113,8 @@ def parse_address(ip: str | None) -> Address | None:
 def _network(text: str) -> Network:
     """The network; one of mapped IPv4 addresses as that of the addresses themselves."""
     network = ipaddress.ip_network(text)
-    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+    if isinstance(network, ipaddress.IPv6Network):
+        # A wider one than /96 begins with no such address.
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:
             return ipaddress.ip_network((mapped, network.prefixlen - 96))

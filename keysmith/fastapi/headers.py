@@ -77,7 +77,8 @@ def require_match(if_match: str | None, document: Versioned) -> None:
     if if_match is None or if_match.strip() == "*":
         return
     known = [tag for weak, tag in _ETAG.findall(if_match) if not weak]
-    if etag(document) not in known:
+    malformed = _ETAG.sub("", if_match).strip(", \t")
+    if malformed or etag(document) not in known:
         raise HTTPProblem(
             412,
             "precondition_failed",

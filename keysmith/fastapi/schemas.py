@@ -147,11 +147,9 @@ class ValidKey(BaseModel):
 class Page(BaseModel, Generic[PublicT]):
     """A part of a list."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+    # No docstring: each kind of page would look for it in the source, which takes long.
     items: list[PublicT]
-    next: str | None
-    """The `cursor` of the next page; `null` on the last one."""
+    next: str | None = Field(description="The `cursor` of the next page; `null` on the last one.")
 
     @classmethod
     def of(cls, found: Sequence[Any], limit: int) -> Self:

@@ -49,6 +49,10 @@ VALIDATIONS = frozenset({"key.validated", "key.validation_failed"})
 """The types that come with every request, and that a stranger can cause."""
 
 
+REPEATED = frozenset({"key.reused", "key.rate_limited", "key.quota_exceeded"})
+"""The types that come with every request of a key, for as long as it is refused."""
+
+
 class Severity(StrEnum):
     """How much an event matters to whoever watches."""
 

@@ -18,9 +18,11 @@ class Delivery:
     """The same however often it is sent, so that the receiver can tell."""
     type: str
     lane: str
-    """What it is about. Within a lane, nothing overtakes."""
+    """What it is about, or a lane of its own. Within a lane, nothing overtakes."""
     body: bytes
     happened: datetime
+    gist: str = ""
+    """What it says, if that is likely to be said again before it has arrived."""
     attempts: int = 0
 
 
@@ -51,6 +53,11 @@ class Outbox:
     def __len__(self) -> int:
         return self._size
 
+    def __contains__(self, delivery: Delivery) -> bool:
+        """Whether this, which was taken, has not been forgotten on its way."""
+        waiting = self._lanes.get(delivery.lane)
+        return waiting is not None and waiting[0] is delivery
+
     def add(self, delivery: Delivery) -> bool:
         """Puts it last in its lane; `False` if there is no room."""
         if self._size >= self._limit:
@@ -62,6 +69,10 @@ class Outbox:
             self._lanes[delivery.lane] = deque([delivery])
             self._schedule(delivery.lane, delivery.happened)
         return True
+
+    def says(self, gist: str, lane: str) -> bool:
+        """Whether the lane has one of this gist."""
+        return any(waiting.gist == gist for waiting in self._lanes.get(lane, ()))
 
     def take(self, now: datetime) -> Delivery | None:
         """One that is due, to be sent and then `done` or `failed`; `None` if none is."""
@@ -82,8 +93,6 @@ class Outbox:
 
     def done(self, delivery: Delivery, now: datetime) -> None:
         """It has arrived, or never will: the next of its lane is due."""
-        if not self._remembers(delivery):
-            return
         self._size -= 1
         waiting = self._lanes[delivery.lane]
         waiting.popleft()
@@ -99,8 +108,7 @@ class Outbox:
         if now - delivery.happened + pause >= self._give_up:
             self.done(delivery, now)
             return False
-        if self._remembers(delivery):
-            self._schedule(delivery.lane, now + pause)
+        self._schedule(delivery.lane, now + pause)
         return True
 
     def pause(self, seconds: float, now: datetime) -> None:
@@ -116,11 +124,6 @@ class Outbox:
     def hurry_after_recovery(self, now: datetime) -> None:
         """The receiver is back: nothing waits longer than after a first failure."""
         self.hurry(now + self._first_retry)
-
-    def _remembers(self, delivery: Delivery) -> bool:
-        """Whether nothing was cleared while it was on its way."""
-        waiting = self._lanes.get(delivery.lane)
-        return waiting is not None and waiting[0] is delivery
 
     def _schedule(self, lane: str, due: datetime) -> None:
         heapq.heappush(self._due, (due, next(self._turns), lane))

@@ -9,14 +9,15 @@ import base64
 import encodings.idna  # noqa: F401  see _get_ready
 import hashlib
 import hmac
+import re
 import secrets
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -29,6 +30,7 @@ from urllib.request import (
 
 PREFIX = "whsec_"
 KEY_BYTES = range(24, 65)
+PRINTABLE = re.compile("[!-~]+")
 
 
 def new_secret() -> str:
@@ -69,10 +71,11 @@ class Receiver:
 
     def __init__(self, url: str, shared: Iterable[str], *, timeout: float) -> None:
         """`timeout` is in seconds. Raises `ValueError` for a URL or a secret that is none."""
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+        parts = _split(url)
+        if parts is None:
             raise ValueError(
-                "A webhook needs a URL that begins with https:// or http://, and has no user name."
+                "A webhook needs a URL that begins with https:// or http://, has no user name, and "
+                "has all but printable ASCII in percent-encoding."
             )
         self.__url = url
         self.__keys = [_decoded(secret) for secret in shared]
@@ -116,7 +119,7 @@ class Receiver:
             with error:
                 return Answer(error.code, error.headers.get("Retry-After"))
         except Exception as error:  # noqa: BLE001  nobody else is there to hear of it
-            return Answer(problem=repr(getattr(error, "reason", error)))
+            return Answer(problem=_problem(error))
 
     def _get_ready(self) -> None:
         """Has everything loaded that would be loaded by the first delivery, on its thread.
@@ -131,6 +134,23 @@ class Receiver:
             f"v1,{base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()}"
             for key in self.__keys
         )
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL that can be sent to; errors of the library would show it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    usable = parts.scheme in {"http", "https"} and parts.hostname and port != 0
+    return parts if usable and "@" not in parts.netloc and PRINTABLE.fullmatch(url) else None
+
+
+def _problem(error: Exception) -> str:
+    """What to say of it: the system's errors speak of hosts at most, others show whole requests."""
+    cause = error.reason if isinstance(error, URLError) else error
+    return repr(cause) if isinstance(cause, OSError) else type(cause).__name__
 
 
 def _decoded(secret: str) -> bytes:

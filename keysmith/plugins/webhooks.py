@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
+from weakref import WeakSet
 
-from keysmith.clock import Clock, utc_now
+from keysmith.clock import Clock, Onward, utc_now
 from keysmith.engine.listeners import PATIENCE, QUEUE_LIMIT, renew_after_fork
 from keysmith.models.base import moment
-from keysmith.plugins.events import EVENT_TYPES, VALIDATIONS, Event, EventPlugin
+from keysmith.plugins.events import EVENT_TYPES, REPEATED, VALIDATIONS, Event, EventPlugin
 from keysmith.plugins.outbox import Delivery, Outbox
 from keysmith.plugins.receiver import Answer, Receiver, new_secret
 
 logger = logging.getLogger("keysmith.plugins")
 
 DEFAULT_EVENTS = frozenset(EVENT_TYPES.values()) - VALIDATIONS
-"""All but those that come with every request."""
+"""All but validations."""
+
+LOOK = 60.0
+"""Seconds at most between two looks at the clock: a wait is as much longer if it is put back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,9 @@ class Webhooks(EventPlugin):
     that double and jitter; events of one key arrive in order, and do not hold up those of others.
     Redirects are not followed. An answer of 410 ends all sending.
 
+    While a `key.rate_limited` waits, another of the same key is left out, as it says the same; so
+    are a `key.quota_exceeded`, and a `key.reused` of the same secret.
+
     Events wait in memory, `limit` of them at most: those that come on top are dropped, and what has
     not arrived when the process ends is lost. Both are counted and logged.
     """
@@ -66,7 +73,8 @@ class Webhooks(EventPlugin):
 
         `events` are the types to send: all but validations. `timeout` is how long the receiver may
         be silent. An event that is not accepted `give_up_after` it happened is given up. Raises
-        `ValueError` for a URL that is not one of HTTP, a malformed secret, an unknown event type.
+        `ValueError` for a URL that is not one of HTTP, or not in printable ASCII; for a malformed
+        secret; for an unknown event type.
         """
         self._receiver = Receiver(
             url,
@@ -98,9 +106,12 @@ class Webhooks(EventPlugin):
         """As it was before the first event."""
         self._changed = threading.Condition()
         self._outbox = self._new_outbox()
+        self._pace = Onward(self._now)
         self._thread: threading.Thread | None = None
         self._delivered = self._given_up = self._dropped = self._newly_dropped = 0
         self._failing = self._closing = False
+        self._tellers: WeakSet[threading.Thread] = WeakSet()
+        """The threads of the engines that have told something, and are not closed."""
 
     # ------------------------------------------------------------------ events
 
@@ -111,14 +122,23 @@ class Webhooks(EventPlugin):
     def on_event(self, event: Event) -> None:
         """Puts it into the outbox, and sees to it that somebody delivers it."""
         now = self._now()
-        delivery = Delivery(
-            id=f"msg_{secrets.token_hex(16)}",
-            type=event.type,
-            lane=(event.key.id if event.key else event.policy_id) or "",
-            body=_body(event, now),
-            happened=now,
-        )
+        message_id = f"msg_{secrets.token_hex(16)}"
+        key_id = event.key.id if event.key else event.key_id
+        lane = key_id or event.policy_id or message_id
+        gist = _gist(event)
         with self._changed:
+            self._closing = False
+            self._tellers.add(threading.current_thread())
+            if gist and self._outbox.says(gist, lane):
+                return
+            delivery = Delivery(
+                id=message_id,
+                type=event.type,
+                lane=lane,
+                body=_body(event, now),
+                happened=self._pace(),
+                gist=gist,
+            )
             if self._gone or not self._outbox.add(delivery):
                 self._drop()
                 return
@@ -127,13 +147,20 @@ class Webhooks(EventPlugin):
             self._changed.notify_all()
 
     def on_shutdown(self) -> None:
-        """Sends what waits a last time, for as long as the end of the engine may take."""
+        """Sends what waits a last time, for as long as the end of the engine may take.
+
+        Not while another engine goes on telling: then all of it goes on waiting.
+        """
         with self._changed:
+            self._tellers.discard(threading.current_thread())
+            if any(teller.is_alive() for teller in self._tellers):
+                return
             self._closing = True
         self.retry_now()
         self.flush(PATIENCE * 0.8)
         with self._changed:
-            self._lose_what_waits("the engine was closed")
+            if self._closing:
+                self._lose_what_waits("the engine was closed")
 
     def flush(self, timeout: float = PATIENCE) -> bool:
         """Waits, for at most `timeout` seconds, until nothing waits to be delivered.
@@ -147,7 +174,7 @@ class Webhooks(EventPlugin):
     def retry_now(self) -> None:
         """Sends everything that waits, at once: the receiver is known to be back."""
         with self._changed:
-            self._outbox.hurry(self._now())
+            self._outbox.hurry(self._pace())
             self._changed.notify_all()
 
     @property
@@ -176,14 +203,15 @@ class Webhooks(EventPlugin):
         while (delivery := self._next()) is not None:
             answer = self._receiver.send(delivery.id, delivery.body, self._now())
             with self._changed:
-                self._settle(delivery, answer, self._now())
+                if delivery in self._outbox:
+                    self._settle(delivery, answer, self._pace())
                 self._changed.notify_all()
 
     def _next(self) -> Delivery | None:
         """Waits for the next delivery that is due; `None` when there is nothing to wait for."""
         with self._changed:
             while True:
-                now = self._now()
+                now = self._pace()
                 delivery = self._outbox.take(now)
                 if delivery is not None:
                     return delivery
@@ -191,7 +219,7 @@ class Webhooks(EventPlugin):
                 if wait is None:
                     self._thread = None
                     return None
-                self._changed.wait(wait)
+                self._changed.wait(min(wait, LOOK))
 
     def _settle(self, delivery: Delivery, answer: Answer, now: datetime) -> None:
         if answer.accepted:
@@ -205,7 +233,7 @@ class Webhooks(EventPlugin):
             self._lose_what_waits("it answered 410 Gone, and is sent no more")
         else:
             self._failing = True
-            if (pause := answer.pause(now)) is not None:
+            if (pause := answer.pause(self._now())) is not None:
                 self._outbox.pause(pause, now)
             self._retry_or_give_up(delivery, answer, now)
         if self._newly_dropped and not self._outbox:
@@ -245,7 +273,7 @@ class Webhooks(EventPlugin):
                 )
 
     def _lose_what_waits(self, why: str) -> None:
-        if self._outbox or self._gone:
+        if self._outbox:
             logger.warning(
                 "%d webhooks for %s are given up: %s.", len(self._outbox), self._receiver, why
             )
@@ -255,6 +283,12 @@ class Webhooks(EventPlugin):
 
     def _now(self) -> datetime:
         return moment(self._clock())
+
+
+def _gist(event: Event) -> str:
+    if event.type not in REPEATED:
+        return ""
+    return f"{event.type} {event.rotation.id if event.rotation else ''}"
 
 
 def _body(event: Event, happened: datetime) -> bytes:
