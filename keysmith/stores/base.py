@@ -201,7 +201,7 @@ class ScopeRepository(Protocol):
         after: str | None = None,
         **filters: Unpack[ScopeFilters],
     ) -> Sequence[Scope]:
-        """Scopes, by name."""
+        """Scopes, by name; none after one that is not of the tenant and app asked for."""
 
     def list_by_key(self, key_id: str) -> Sequence[Scope]:
         """The scopes that a key holds itself, by name."""
@@ -247,7 +247,7 @@ class UsageRepository(Protocol):
         after: str | None = None,
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageRecord]:
-        """Records, newest first."""
+        """Records, newest first; none after one that is not of the tenant and app asked for."""
 
     def aggregate(
         self,

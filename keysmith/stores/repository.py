@@ -156,6 +156,17 @@ class SqlRepository(Generic[TableT]):
             raise invalid(self.model, "after", "must be the last ID of the page before")
         return after
 
+    def _place(
+        self, after: str, filters: Mapping[str, Any], *order: sa.ColumnElement[Any]
+    ) -> sa.ScalarSelect[Any]:
+        """The place in the order of the last row of the page before.
+
+        What is not of the tenant or app that is asked for has none: it would tell of the other.
+        """
+        whose = {name: filters.get(name) for name in ("tenant_id", "app_id")}
+        last = [self.table.c.id == self._cursor(after), *self._equal(**whose)]
+        return sa.select(*order).where(*last).correlate(None).scalar_subquery()
+
     def _filtered(
         self, filters: Mapping[str, Any], *, time: sa.ColumnElement[Any] | None = None
     ) -> list[sa.ColumnElement[bool]]:

@@ -102,12 +102,10 @@ class SqlScopeRepository(SqlRepository[Scope]):
         after: str | None = None,
         **filters: Unpack[ScopeFilters],
     ) -> Sequence[Scope]:
-        criteria = self._filtered(filters)
+        criteria, order = self._filtered(filters), (_table.c.name, _table.c.id)
         if after is not None:
-            last = sa.alias(_table)
-            position = sa.select(last.c.name, last.c.id).where(last.c.id == self._cursor(after))
-            criteria.append(sa.tuple_(_table.c.name, _table.c.id) > position.scalar_subquery())
-        return self._page(criteria, limit=limit, order_by=(_table.c.name, _table.c.id))
+            criteria.append(sa.tuple_(*order) > self._place(after, filters, *order))
+        return self._page(criteria, limit=limit, order_by=order)
 
     def list_by_key(self, key_id: str) -> Sequence[Scope]:
         statement = (

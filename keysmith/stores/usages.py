@@ -76,16 +76,10 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
         **filters: Unpack[UsageFilters],
     ) -> Sequence[UsageRecord]:
         criteria = self._filtered(filters, time=_records.c.created_at)
+        order = (_records.c.created_at, _records.c.id)
         if after is not None:
-            last = sa.alias(_records)
-            position = sa.select(last.c.created_at, last.c.id).where(
-                last.c.id == self._cursor(after)
-            )
-            criteria.append(
-                sa.tuple_(_records.c.created_at, _records.c.id) < position.scalar_subquery()
-            )
-        order = (_records.c.created_at.desc(), _records.c.id.desc())
-        return self._page(criteria, limit=limit, order_by=order)
+            criteria.append(sa.tuple_(*order) < self._place(after, filters, *order))
+        return self._page(criteria, limit=limit, order_by=tuple(each.desc() for each in order))
 
     def aggregate(
         self,

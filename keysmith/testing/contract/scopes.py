@@ -18,6 +18,14 @@ class TestScopes:
         rest = store.scopes.list(limit=9, after=first[-1].id)
         assert [scope.name for scope in [*first, *rest]] == ["a", "a", "a:b", "b", "c"]
 
+    def test_a_page_after_a_scope_of_another_tenant_or_app_is_empty(self, store: Store) -> None:
+        [other] = scopes(store, "a", tenant_id="acme")
+        [own, rest] = scopes(store, "b", "c", app_id="billing")
+        assert store.scopes.list(tenant_id="default", after=other.id) == []
+        assert store.scopes.list(app_id="search", after=own.id) == []
+        [found] = store.scopes.list(tenant_id="default", app_id="billing", after=own.id)
+        assert found.id == rest.id
+
     def test_crud_and_names_unique_within_a_tenant(self, store: Store) -> None:
         [scope] = scopes(store, "read", meta={"a": 1})
         assert store.scopes.get(scope.id).to_row() == scope.to_row()

@@ -45,6 +45,18 @@ class TestUsages:
         assert store.usages.monthly_count(key.id, date(2026, 3, 31)) == 3
         assert store.usages.aggregate(tenant_id="other", period=Period.DAILY) == []
 
+    def test_a_page_after_a_record_of_another_tenant_or_app_is_empty(self, store: Store) -> None:
+        key, other = a_key(store), a_key(store, tenant_id="acme", app_id="shop")
+        for hours in (0, 2):
+            store.usages.record(usage(key, created_at=START + timedelta(hours=hours)))
+        amid = START + timedelta(hours=1)
+        store.usages.record(usage(other, tenant_id="acme", created_at=amid))
+        newest, between, oldest = store.usages.query()
+        assert store.usages.query(tenant_id="default", after=between.id) == []
+        assert store.usages.query(app_id="shop", after=newest.id) == []
+        [found] = store.usages.query(tenant_id="default", app_id="default", after=newest.id)
+        assert found.id == oldest.id
+
     def test_query_counts_and_purges_by_time(self, store: Store) -> None:
         key, other = a_key(store), a_key(store, tenant_id="acme", app_id="shop")
         for hours in range(5):
