@@ -38,7 +38,7 @@ TRIALS = {
     "clock": 240,
     "forks": 400,
     "secrets": 400,
-    "tenants": 240,
+    "tenants": 300,
     "fuzz": 600,
     "supply": 300,
     "mistakes": 1200,

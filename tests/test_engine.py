@@ -797,6 +797,25 @@ class TestTenants:
         assert (globex.count_keys(), globex.count_keys(tenant_id="acme")) == (1, 0)
         assert list(before.iterdump()) == dump
 
+    def test_an_import_tells_nothing_of_another_tenants_secret(self, engine: Engine) -> None:
+        acme = engine.for_tenant("acme", app_id="billing")
+        old = create(acme)
+        new = acme.rotate_key(old.key.id)
+        others = (engine.for_tenant("globex"), engine.for_tenant("acme", app_id="search"))
+
+        def refusal(importing: Engine, raw_key: str) -> str:
+            with pytest.raises(ConflictError) as refused:
+                importing.import_key(
+                    KeyCreate(name="n"), key_hash=Hasher().hash(raw_key), hint="abcd"
+                )
+            return str(refused.value)
+
+        told = {refusal(other, created.raw_key) for other in others for created in (old, new)}
+        assert told == {"This secret cannot be imported: it is known already."}
+        for owner in (engine, engine.for_tenant("acme"), acme):
+            assert "rotated out of use" in refusal(owner, old.raw_key)
+            assert refusal(owner, new.raw_key) == "Another key has this secret already."
+
     def test_apps_of_a_tenant_are_apart(self, engine: Engine) -> None:
         billing = engine.for_tenant("acme", app_id="billing")
         search = engine.for_tenant("acme", app_id="search")

@@ -171,7 +171,8 @@ class Engine:
 
         `key_hash` is what this engine's hasher makes of the raw key, `hint` the raw key's last
         characters, four at most. Raises what `create_key` raises, and `ConflictError` for a hash
-        that is known already.
+        that is known already. Hashes are unique over all tenants, so this tells that another has
+        the secret; not who, nor whether it was rotated out of use.
         """
         return self._keys.import_(data, key_hash, hint)
 

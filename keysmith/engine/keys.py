@@ -16,11 +16,11 @@ from keysmith.engine.results import CreatedKey
 from keysmith.engine.scopes import refuse_unallowed
 from keysmith.errors import (
     ConflictError,
+    KeyNotFoundError,
     KeysmithError,
     PolicyNotFoundError,
     PolicyViolationError,
     RequestRepeatedError,
-    RotationNotFoundError,
 )
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, KeyCreate, KeyUpdate, Policy
@@ -158,10 +158,14 @@ class Keys:
     def _refuse_used(self, key_hash: str) -> None:
         """A secret that was rotated out never comes back, also not as another key's."""
         try:
-            self._context.store.rotations.get_by_old_hash(key_hash)
-        except RotationNotFoundError:
+            found = self._context.store.credentials.find(key_hash)
+        except KeyNotFoundError:
             return
-        raise ConflictError("This secret was rotated out of use; it cannot be imported again.")
+        if not self._context.tenancy.owns(found.key):
+            # Another tenant is not to hear whether it works still.
+            raise ConflictError("This secret cannot be imported: it is known already.")
+        if found.rotation is not None:
+            raise ConflictError("This secret was rotated out of use; it cannot be imported again.")
 
     def _expiry(self, key: Key, changes: dict[str, Any], now: datetime) -> datetime | None:
         policy = self._policy(changes.get("policy_id", key.policy_id), key.tenant_id)
