@@ -7,7 +7,7 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +20,12 @@ from keysmith import (
     InsufficientScopeError,
     InvalidKeyError,
     InvalidStateTransitionError,
+    Key,
     KeyCreate,
     KeyExpiredError,
     KeyNotFoundError,
     KeyRevokedError,
+    KeyUpdate,
     PolicyCreate,
     PolicyUpdate,
     PolicyViolationError,
@@ -61,12 +63,12 @@ class Hops:
     def __init__(self, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         for threads in (engine._threads, engine._validating):
-            monkeypatch.setattr(threads, "submit", self._counting(threads.submit))
+            monkeypatch.setattr(threads, "run", self._counting(threads.run))
 
-    def _counting(self, submit: Callable[..., Any]) -> Callable[..., Any]:
+    def _counting(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:
             self.count += 1
-            return submit(*arguments)
+            return run(*arguments)
 
         return counted
 
@@ -455,6 +457,81 @@ def test_a_call_that_is_cancelled_is_finished_by_its_thread_or_never_begun(path:
         names = [key.name for key in await engine.list_keys()]
         assert sorted(names) == ["begun"] * asynchronous.THREADS + ["next"]
         await engine.close()
+
+    run(test)
+
+
+# ---------------------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def exhausted() -> Iterator[None]:
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            yield
+
+    return exhausted
+
+
+def test_what_no_thread_could_be_started_for_is_refused_and_never_done(
+    memory: SqliteStore, no_more_threads: Callable[[], AbstractContextManager[None]]
+) -> None:
+    engine = AsyncEngine(Engine(memory))
+
+    async def test() -> None:
+        with (
+            no_more_threads(),
+            pytest.raises(StoreUnavailableError, match="nothing was done: can't start new thread"),
+        ):
+            await engine.create_policy(PolicyCreate(name="refused"))
+        await engine.create_policy(PolicyCreate(name="done"))
+        assert [policy.name for policy in await engine.list_policies()] == ["done"]
+
+    run(test)
+
+
+def test_what_finds_no_further_thread_waits_for_those_that_are_there(
+    memory: SqliteStore, no_more_threads: Callable[[], AbstractContextManager[None]]
+) -> None:
+    engine = AsyncEngine(Engine(memory))
+    key = engine.engine.create_key(KeyCreate(name="first")).key
+    enough = threading.Event()
+
+    async def test() -> None:
+        def wait(_: Key) -> None:
+            enough.wait()
+
+        update = engine.update_key(key.id, KeyUpdate(name="changed"), precondition=wait)
+        updating = asyncio.create_task(update)
+        await asyncio.sleep(0)
+        with no_more_threads():
+            creating = asyncio.create_task(engine.create_key(KeyCreate(name="second")))
+            await asyncio.sleep(0)
+        enough.set()
+        await updating
+        assert (await creating).key.name == "second"
+        assert await engine.count_keys() == 2
+
+    run(test)
+
+
+def test_a_precondition_that_raises_stop_iteration_holds_nobody_up(memory: SqliteStore) -> None:
+    engine = AsyncEngine(Engine(memory))
+
+    def stop(key: Key) -> None:
+        raise StopIteration
+
+    async def test() -> None:
+        key = (await engine.create_key(KeyCreate(name="production"))).key
+        update = engine.update_key(key.id, KeyUpdate(name="changed"), precondition=stop)
+        with pytest.raises(RuntimeError, match="StopIteration") as raised:
+            await asyncio.wait_for(update, 5)
+        assert isinstance(raised.value.__cause__, StopIteration)
 
     run(test)
 
