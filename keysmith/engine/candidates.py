@@ -35,6 +35,7 @@ class Candidate:
         "_scopes",
         "active",
         "expires_at",
+        "fresh",
         "grace_ends",
         "grace_over",
         "key",
@@ -49,6 +50,8 @@ class Candidate:
     def __init__(self, credential: Credential, version: int | None) -> None:
         self._credential = credential
         self.version = version
+        self.fresh = True
+        """Whether no validation was answered with it yet: the first that is had to read."""
         self.key = credential.key
         self.rotation = credential.rotation
         self.active = self.key.state is KeyState.ACTIVE
@@ -106,21 +109,31 @@ class Candidates:
         return key_hash in self._known
 
     def find(self, key_hash: str) -> Candidate:
-        """The candidate for the secret with that hash; else raises `InvalidKeyError`."""
+        """The candidate for the secret with that hash; else raises `InvalidKeyError`.
+
+        What it answers is to be `count`ed.
+        """
         # Before the row is read: what changes in between makes the candidate old, never wrong.
         version, known = self._version(), self._known.get(key_hash)
         if known is not None and known.version == version and version is not None:
-            self.hits += 1
             return known
-        self.misses += 1
         try:
             candidate = Candidate(self._credentials.find(key_hash), version)
         except KeyNotFoundError:
             self._known.pop(key_hash, None)
+            self.misses += 1
             raise InvalidKeyError from None
         if version is not None and self._size:
             self._remember(key_hash, candidate)
         return candidate
+
+    def count(self, candidate: Candidate) -> None:
+        """Counts an answer, when it is given: one that has to wait is looked for twice."""
+        if candidate.fresh:
+            candidate.fresh = False
+            self.misses += 1
+        else:
+            self.hits += 1
 
     def statistics(self) -> CacheStatistics:
         """Hits and misses since the engine was made."""

@@ -104,10 +104,10 @@ class Validation:
             return None
         candidate, now = candidates.find(key_hash), context.now()
         if at_once and not candidate.timeless and self._waits(candidate, now):
-            candidates.hits -= 1  # it will be found once more, and counts once
             return None
         key = candidate.key
         if not (self._anyone or self._tenancy.owns(key)):
+            candidates.count(candidate)
             raise InvalidKeyError
         try:
             if not candidate.active or candidate.expires_at is not None:
@@ -124,8 +124,10 @@ class Validation:
             if candidate.limits is not None:
                 result = self._counted(candidate, candidate.limits, cost)
         except KeysmithError as error:
+            candidates.count(candidate)
             error.key_id, error.tenant_id = key.id, key.tenant_id
             raise
+        candidates.count(candidate)
         context.usage.touch(key.id, now)
         return result
 
