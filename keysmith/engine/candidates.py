@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from keysmith.engine.limits import Limits
@@ -92,6 +92,10 @@ class Candidate:
         return covers(self._credential.granted, name) and (allowed is None or covers(allowed, name))
 
 
+AtOnce = Callable[[Callable[[str], Candidate], str], Candidate | None]
+"""See `CredentialRepository`."""
+
+
 class Candidates:
     """Finds the candidate for a secret: in memory, as long as the store has not changed since."""
 
@@ -99,14 +103,11 @@ class Candidates:
         """`size`: how many secrets are remembered at most; 0 for none."""
         self._credentials = credentials
         self._version = credentials.version
+        self._at_once: AtOnce | None = getattr(credentials, "at_once", None)
         self._size = max(0, size)
         self._known: dict[str, Candidate] = {}
         self.hits = 0
         self.misses = 0
-
-    def knows(self, key_hash: str) -> bool:
-        """Whether the secret with that hash was found before."""
-        return key_hash in self._known
 
     def find(self, key_hash: str) -> Candidate:
         """The candidate for the secret with that hash; else raises `InvalidKeyError`.
@@ -126,6 +127,12 @@ class Candidates:
         if version is not None and self._size:
             self._remember(key_hash, candidate)
         return candidate
+
+    def find_at_once(self, key_hash: str) -> Candidate | None:
+        """As `find`; `None` where the secret was not found before, or has to be waited for."""
+        if key_hash not in self._known:
+            return None
+        return self.find(key_hash) if self._at_once is None else self._at_once(self.find, key_hash)
 
     def count(self, candidate: Candidate) -> None:
         """Counts an answer, when it is given: one that has to wait is looked for twice."""
