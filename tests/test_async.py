@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import fcntl
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -20,10 +22,12 @@ from keysmith import (
     InsufficientScopeError,
     InvalidKeyError,
     InvalidStateTransitionError,
+    Key,
     KeyCreate,
     KeyExpiredError,
     KeyNotFoundError,
     KeyRevokedError,
+    KeyUpdate,
     PolicyCreate,
     PolicyUpdate,
     PolicyViolationError,
@@ -61,12 +65,12 @@ class Hops:
     def __init__(self, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         for threads in (engine._threads, engine._validating):
-            monkeypatch.setattr(threads, "submit", self._counting(threads.submit))
+            monkeypatch.setattr(threads, "run", self._counting(threads.run))
 
-    def _counting(self, submit: Callable[..., Any]) -> Callable[..., Any]:
+    def _counting(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:
             self.count += 1
-            return submit(*arguments)
+            return run(*arguments)
 
         return counted
 
@@ -411,14 +415,14 @@ def test_a_full_buffer_is_not_waited_for_on_the_loop(
 
 
 @contextmanager
-def held(store: SqliteStore) -> Iterator[None]:
-    """A thread of this process holds the write lock."""
+def held(lock: AbstractContextManager[object]) -> Iterator[None]:
+    """A thread of this process holds the lock, or a transaction."""
     holding, enough = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store.transaction():
+        with lock:
             holding.set()
-            enough.wait()
+            enough.wait(5)  # should the loop itself be waiting
 
     thread = threading.Thread(target=hold)
     thread.start()
@@ -435,7 +439,7 @@ def test_a_call_that_is_cancelled_is_finished_by_its_thread_or_never_begun(path:
     engine = AsyncEngine(Engine(store))
 
     async def test() -> None:
-        with held(store):
+        with held(store.transaction()):
             begun = [
                 asyncio.create_task(engine.create_key(KeyCreate(name="begun")))
                 for _ in range(asynchronous.THREADS)
@@ -455,6 +459,150 @@ def test_a_call_that_is_cancelled_is_finished_by_its_thread_or_never_begun(path:
         names = [key.name for key in await engine.list_keys()]
         assert sorted(names) == ["begun"] * asynchronous.THREADS + ["next"]
         await engine.close()
+
+    run(test)
+
+
+@contextmanager
+def counting_elsewhere(path: Path) -> Iterator[None]:
+    with open(f"{path}-counters") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_limits_that_another_process_is_counting_in_are_waited_for_by_a_thread(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffer, "INTERVAL", 3600.0)
+    engine = AsyncEngine(Engine(SqliteStore(path, busy_timeout=timedelta(seconds=5))))
+
+    async def test() -> None:
+        policy = await engine.create_policy(PolicyCreate(name="limited", daily_quota=3))
+        created = await engine.create_key(KeyCreate(name="limited", policy_id=policy.id))
+        await engine.validate_key(created.raw_key)
+        with counting_elsewhere(path):
+            waiting = [asyncio.create_task(engine.validate_key(created.raw_key)) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            assert not any(task.done() for task in waiting)
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes].count(QuotaExceededError) == 1
+        statistics = await engine.cache_statistics()
+        assert (statistics.hits, statistics.misses) == (3, 1)
+        await engine.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_memory_database_that_another_thread_uses_is_waited_for_by_a_thread(
+    memory: SqliteStore, reading: bool
+) -> None:
+    engine = AsyncEngine(Engine(memory))
+    created = engine.engine.create_key(KeyCreate(name="production"))
+    engine.engine.validate_key(created.raw_key)
+
+    async def test() -> None:
+        with held(memory.credentials._lock if reading else memory.transaction()):
+            waiting = [asyncio.create_task(engine.validate_key(created.raw_key)) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            assert not any(task.done() for task in waiting)
+        for result in await asyncio.gather(*waiting):
+            assert result.key.id == created.key.id
+        await engine.validate_key(created.raw_key)
+
+    run(test)
+
+
+def test_a_store_need_not_know_of_loops(memory: SqliteStore) -> None:
+    credentials, counters = memory.credentials, memory.counters
+    memory.credentials = SimpleNamespace(  # type: ignore[assignment]
+        version=credentials.version, find=credentials.find, close=credentials.close
+    )
+    memory.counters = SimpleNamespace(update=counters.update, close=counters.close)  # type: ignore[assignment]
+    engine = AsyncEngine(Engine(memory))
+
+    async def test() -> None:
+        policy = await engine.create_policy(PolicyCreate(name="limited", daily_quota=2))
+        created = await engine.create_key(KeyCreate(name="limited", policy_id=policy.id))
+        for _ in range(2):
+            await engine.validate_key(created.raw_key)
+        with pytest.raises(QuotaExceededError):
+            await engine.validate_key(created.raw_key)
+
+    run(test)
+
+
+# ---------------------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def exhausted() -> Iterator[None]:
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            yield
+
+    return exhausted
+
+
+def test_what_no_thread_could_be_started_for_is_refused_and_never_done(
+    memory: SqliteStore, no_more_threads: Callable[[], AbstractContextManager[None]]
+) -> None:
+    engine = AsyncEngine(Engine(memory))
+
+    async def test() -> None:
+        with (
+            no_more_threads(),
+            pytest.raises(StoreUnavailableError, match="nothing was done: can't start new thread"),
+        ):
+            await engine.create_policy(PolicyCreate(name="refused"))
+        await engine.create_policy(PolicyCreate(name="done"))
+        assert [policy.name for policy in await engine.list_policies()] == ["done"]
+
+    run(test)
+
+
+def test_what_finds_no_further_thread_waits_for_those_that_are_there(
+    memory: SqliteStore, no_more_threads: Callable[[], AbstractContextManager[None]]
+) -> None:
+    engine = AsyncEngine(Engine(memory))
+    key = engine.engine.create_key(KeyCreate(name="first")).key
+    enough = threading.Event()
+
+    async def test() -> None:
+        def wait(_: Key) -> None:
+            enough.wait()
+
+        update = engine.update_key(key.id, KeyUpdate(name="changed"), precondition=wait)
+        updating = asyncio.create_task(update)
+        await asyncio.sleep(0)
+        with no_more_threads():
+            creating = asyncio.create_task(engine.create_key(KeyCreate(name="second")))
+            await asyncio.sleep(0)
+        enough.set()
+        await updating
+        assert (await creating).key.name == "second"
+        assert await engine.count_keys() == 2
+
+    run(test)
+
+
+def test_a_precondition_that_raises_stop_iteration_holds_nobody_up(memory: SqliteStore) -> None:
+    engine = AsyncEngine(Engine(memory))
+
+    def stop(key: Key) -> None:
+        raise StopIteration
+
+    async def test() -> None:
+        key = (await engine.create_key(KeyCreate(name="production"))).key
+        update = engine.update_key(key.id, KeyUpdate(name="changed"), precondition=stop)
+        with pytest.raises(RuntimeError, match="StopIteration") as raised:
+            await asyncio.wait_for(update, 5)
+        assert isinstance(raised.value.__cause__, StopIteration)
 
     run(test)
 

@@ -350,6 +350,10 @@ def test_statistics(engine: Engine) -> None:
         outcome(engine, raw_key)
     found = engine.cache_statistics()
     assert (found.hits, found.misses, found.entries) == (12, 6, 3)
+    assert outcome(engine, raw_keys[0], scopes=["missing"]) == InsufficientScopeError.code
+    assert outcome(engine.for_tenant("acme"), raw_keys[0]) == InvalidKeyError.code
+    found = engine.cache_statistics()
+    assert (found.hits, found.misses, found.entries) == (14, 6, 3)
 
 
 @pytest.mark.parametrize(("size", "entries"), [(5, 5), (1, 1), (0, 0), (-1, 0)])

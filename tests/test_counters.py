@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,19 @@ FileCounters(Path(sys.argv[1])).update("a", hold)
             with pytest.raises(StoreUnavailableError, match="stopped"):
                 FileCounters(database, patience=BRIEF).update("a", add)
         assert counters.update("a", add) == 2, "what it had not written does not count"
+
+    def test_one_that_is_to_count_at_once_waits_for_no_other(self, database: Path) -> None:
+        counters = FileCounters(database)
+
+        def meanwhile(other: FileCounters, cells: array[int]) -> None:
+            add(cells)
+            with pytest.raises(StoreUnavailableError):
+                other.update_at_once("a", add)
+
+        assert counters.update_at_once("a", add) == 1
+        for other in (counters, FileCounters(database)):
+            counters.update("a", partial(meanwhile, other))
+        assert counters.update_at_once("a", add) == 4
 
     def test_an_interrupt_leaves_nothing_locked(self, database: Path) -> None:
         def interrupt(cells: array[int]) -> None:

@@ -107,6 +107,28 @@ engine.close()
     assert counts(path) == {"parent": 901, "child": 30, "second": 5}
 
 
+def test_a_child_has_threads_of_its_own_for_coroutines(path: Path) -> None:
+    run(
+        path,
+        """
+import asyncio
+from keysmith import AsyncEngine
+asynchronous = AsyncEngine(engine)
+bound = asynchronous.for_tenant("default")
+assert len(asyncio.run(asynchronous.list_keys())) == 1
+
+async def use():
+    assert len(await asynchronous.list_keys()) == 1
+    assert (await bound.get_key(key_id)).name == "production"
+    assert (await bound.validate_key(created.raw_key)).key.id == key_id
+
+in_child(lambda: asyncio.run(asyncio.wait_for(use(), 10)))
+asyncio.run(use())
+asyncio.run(asynchronous.close())
+""",
+    )
+
+
 def test_a_transaction_that_a_child_is_forked_in_stays_the_parents(path: Path) -> None:
     shown = run(
         path,

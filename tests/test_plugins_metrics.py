@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,16 @@ import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keysmith import Engine, InvalidKeyError, KeyCreate, SqliteStore
+from keysmith import (
+    AsyncEngine,
+    Engine,
+    InvalidKeyError,
+    KeyCreate,
+    KeyUpdate,
+    PolicyCreate,
+    SqliteStore,
+)
+from keysmith.engine import Limits, buffer
 from keysmith.plugins import Metrics
 from keysmith.plugins import metrics as metrics_module
 from keysmith.plugins.events import EVENT_TYPES, VALIDATIONS
@@ -180,6 +191,51 @@ class TestCaches:
         gc.collect()
         lasting.statistics.hits += 1
         assert self.numbers(metrics) == (12, 11, 1)
+
+    def test_those_of_an_engine_for_event_loops(self, memory: SqliteStore) -> None:
+        metrics = Metrics()
+        engine = AsyncEngine(Engine(memory))
+        metrics.watch(engine)
+        engine.engine.validate_key(engine.engine.create_key(KeyCreate(name="n")).raw_key)
+        assert self.numbers(metrics) == (0, 1, 1)
+
+    def test_a_validation_that_waits_counts_when_it_is_answered(
+        self, memory: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(buffer, "INTERVAL", 3600.0)
+        metrics, limiter = Metrics(), Stalling()
+        engine = AsyncEngine(Engine(memory, rate_limiter=limiter))
+        metrics.watch(engine)
+
+        async def test() -> None:
+            policy = await engine.create_policy(PolicyCreate(name="p", daily_quota=100))
+            created = await engine.create_key(KeyCreate(name="n", policy_id=policy.id))
+            for _ in range(3):
+                await engine.validate_key(created.raw_key)
+            assert self.numbers(metrics) == (2, 1, 1)
+            limiter.flows.clear()
+            await engine.update_key(created.key.id, KeyUpdate(name="changed"))
+            validations = [
+                asyncio.create_task(engine.validate_key(created.raw_key)) for _ in range(5)
+            ]
+            await asyncio.sleep(0)
+            assert self.numbers(metrics) == (2, 1, 1)
+            limiter.flows.set()
+            await asyncio.gather(*validations)
+            assert self.numbers(metrics) == (6, 2, 1)
+
+        asyncio.run(test())
+
+
+class Stalling:
+    """A limiter that may not answer for a while."""
+
+    def __init__(self) -> None:
+        self.flows = threading.Event()
+        self.flows.set()
+
+    def take(self, key_id: str, limits: Limits, cost: int) -> None:
+        self.flows.wait()
 
 
 class TestSeveralProcesses:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from copy import copy
 from datetime import datetime
 from functools import partial, wraps
@@ -14,8 +12,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from keysmith.engine.engine import Engine
 from keysmith.engine.results import ValidationResult
+from keysmith.engine.threads import Threads
 from keysmith.engine.usage import Request
-from keysmith.errors import StoreUnavailableError
 from keysmith.models import UsageCreate
 from keysmith.stores.base import Store
 from keysmith.tracebacks import forget_values
@@ -36,7 +34,7 @@ def _awaitable(
     @wraps(call)
     async def hop(self: AsyncEngine, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await _hop(self._threads, partial(call, self.engine, *args, **kwargs))
+            return await self._threads.run(partial(call, self.engine, *args, **kwargs))
         except BaseException as error:
             del args, kwargs
             forget_values(error)
@@ -59,8 +57,8 @@ class AsyncEngine:
     def __init__(self, engine: Engine) -> None:
         """`engine` stays usable beside this, and is closed with it."""
         self.engine = engine
-        self._threads = ThreadPoolExecutor(THREADS, "keysmith")
-        self._validating = ThreadPoolExecutor(VALIDATING_THREADS, "keysmith-validate")
+        self._threads = Threads(THREADS, "keysmith")
+        self._validating = Threads(VALIDATING_THREADS, "keysmith-validate")
 
     async def validate_key(
         self,
@@ -89,7 +87,7 @@ class AsyncEngine:
                 scopes=scopes,
                 cost=cost,
             )
-            return await _hop(self._validating, partial(validate, raw_key))
+            return await self._validating.run(partial(validate, raw_key))
         except BaseException as error:
             del raw_key
             forget_values(error)
@@ -98,12 +96,12 @@ class AsyncEngine:
     async def record_usage(self, data: UsageCreate) -> None:
         """See `Engine.record_usage`."""
         if not self.engine._usage.record(data, wait=False):  # noqa: SLF001
-            await _hop(self._threads, partial(self.engine.record_usage, data))
+            await self._threads.run(partial(self.engine.record_usage, data))
 
     async def _note_usage(self, *request: *Request) -> None:
         note = self.engine._usage.note  # noqa: SLF001
         if not note(*request, wait=False):
-            await _hop(self._threads, partial(note, *request))
+            await self._threads.run(partial(note, *request))
 
     def for_tenant(self, tenant_id: str, *, app_id: str | None = None) -> AsyncEngine:
         """See `Engine.for_tenant`. It may be awaited, and need not be."""
@@ -175,8 +173,8 @@ class AsyncEngine:
             await asyncio.to_thread(self.engine.close)
         finally:
             if self.engine.tenant_id is None:
-                self._threads.shutdown(wait=False)
-                self._validating.shutdown(wait=False)
+                self._threads.close()
+                self._validating.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -192,12 +190,3 @@ class AsyncEngine:
     def __await__(self) -> Generator[Any, None, Self]:
         yield from ()
         return self
-
-
-async def _hop(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    in_context = partial(copy_context().run, call)
-    try:
-        done = asyncio.get_running_loop().run_in_executor(threads, in_context)
-    except RuntimeError:
-        raise StoreUnavailableError("The engine has been closed.") from None
-    return await done

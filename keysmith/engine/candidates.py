@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from keysmith.engine.limits import Limits
@@ -35,6 +35,7 @@ class Candidate:
         "_scopes",
         "active",
         "expires_at",
+        "fresh",
         "grace_ends",
         "grace_over",
         "key",
@@ -49,6 +50,8 @@ class Candidate:
     def __init__(self, credential: Credential, version: int | None) -> None:
         self._credential = credential
         self.version = version
+        self.fresh = True
+        """Whether no validation was answered with it yet: the first that is had to read."""
         self.key = credential.key
         self.rotation = credential.rotation
         self.active = self.key.state is KeyState.ACTIVE
@@ -89,6 +92,10 @@ class Candidate:
         return covers(self._credential.granted, name) and (allowed is None or covers(allowed, name))
 
 
+AtOnce = Callable[[Callable[[str], Candidate], str], Candidate | None]
+"""See `CredentialRepository`."""
+
+
 class Candidates:
     """Finds the candidate for a secret: in memory, as long as the store has not changed since."""
 
@@ -96,31 +103,44 @@ class Candidates:
         """`size`: how many secrets are remembered at most; 0 for none."""
         self._credentials = credentials
         self._version = credentials.version
+        self._at_once: AtOnce | None = getattr(credentials, "at_once", None)
         self._size = max(0, size)
         self._known: dict[str, Candidate] = {}
         self.hits = 0
         self.misses = 0
 
-    def knows(self, key_hash: str) -> bool:
-        """Whether the secret with that hash was found before."""
-        return key_hash in self._known
-
     def find(self, key_hash: str) -> Candidate:
-        """The candidate for the secret with that hash; else raises `InvalidKeyError`."""
+        """The candidate for the secret with that hash; else raises `InvalidKeyError`.
+
+        What it answers is to be `count`ed.
+        """
         # Before the row is read: what changes in between makes the candidate old, never wrong.
         version, known = self._version(), self._known.get(key_hash)
         if known is not None and known.version == version and version is not None:
-            self.hits += 1
             return known
-        self.misses += 1
         try:
             candidate = Candidate(self._credentials.find(key_hash), version)
         except KeyNotFoundError:
             self._known.pop(key_hash, None)
+            self.misses += 1
             raise InvalidKeyError from None
         if version is not None and self._size:
             self._remember(key_hash, candidate)
         return candidate
+
+    def find_at_once(self, key_hash: str) -> Candidate | None:
+        """As `find`; `None` where the secret was not found before, or has to be waited for."""
+        if key_hash not in self._known:
+            return None
+        return self.find(key_hash) if self._at_once is None else self._at_once(self.find, key_hash)
+
+    def count(self, candidate: Candidate) -> None:
+        """Counts an answer, when it is given: one that has to wait is looked for twice."""
+        if candidate.fresh:
+            candidate.fresh = False
+            self.misses += 1
+        else:
+            self.hits += 1
 
     def statistics(self) -> CacheStatistics:
         """Hits and misses since the engine was made."""

@@ -19,6 +19,7 @@ begins with what the last one counts; it is taken to be of now.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -56,6 +57,7 @@ _MOST = 2**62
 """More than any limit, with room in a cell for one request more."""
 
 Outcome = RateLimitStatus | RateLimitedError | QuotaExceededError | None
+Update = Callable[[str, "Callable[[array[int]], Outcome]"], Outcome]
 
 
 def _slice_width(window: timedelta) -> int:
@@ -105,9 +107,11 @@ class RateLimiter(Protocol):
     """Counts requests against limits. Give the engine one of your own to count elsewhere.
 
     One that never waits for a network says so with an attribute `immediate = True`, and is then
-    asked on the event loop of an `AsyncEngine`; any other, on a worker thread. One that may be
-    out of reach can have a method `ping()` that raises `StoreError` then: `Engine.health()` calls
-    it.
+    asked on the event loop of an `AsyncEngine`; any other, on a worker thread. One that may have
+    to wait for something nearer can have a method `take_at_once`, which the loop then calls: as
+    `take`, but sooner than wait it raises `StoreUnavailableError`, and a worker thread takes. One
+    that may be out of reach can have a method `ping()` that raises `StoreError` then:
+    `Engine.health()` calls it.
     """
 
     def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
@@ -125,6 +129,7 @@ class CountingRateLimiter:
 
     def __init__(self, counters: Counters, clock: Clock) -> None:
         self._counters = counters
+        self._update_at_once: Update = getattr(counters, "update_at_once", counters.update)
         self._clock = clock
 
     def ping(self) -> None:
@@ -133,13 +138,21 @@ class CountingRateLimiter:
 
     def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
         """See `RateLimiter.take`."""
+        return self._take(self._counters.update, key_id, limits, cost)
 
+    def take_at_once(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
+        """See `RateLimiter`."""
+        return self._take(self._update_at_once, key_id, limits, cost)
+
+    def _take(
+        self, update: Update, key_id: str, limits: Limits, cost: int
+    ) -> RateLimitStatus | None:
         def change(cells: array[int]) -> Outcome:
             # The time is read where nobody else counts, so that it does not step back between
             # those who count one after another.
             return _take(cells, limits, cost, self._clock())
 
-        outcome = self._counters.update(key_id, change)
+        outcome = update(key_id, change)
         if isinstance(outcome, KeysmithError):
             raise outcome
         return outcome

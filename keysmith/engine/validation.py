@@ -14,7 +14,7 @@ from keysmith.engine.candidates import Candidate
 from keysmith.engine.context import Context
 from keysmith.engine.lifecycle import Lifecycle
 from keysmith.engine.limits import Limits
-from keysmith.engine.results import ValidationResult
+from keysmith.engine.results import RateLimitStatus, ValidationResult
 from keysmith.engine.rotation import Rotations
 from keysmith.errors import (
     InvalidKeyError,
@@ -27,6 +27,7 @@ from keysmith.errors import (
     QuotaExceededError,
     RateLimitedError,
     StoreError,
+    StoreUnavailableError,
 )
 from keysmith.models import KeyPublic, KeyState
 from keysmith.models.policies import MAX_COUNT
@@ -39,6 +40,8 @@ _INACTIVE: dict[KeyState, type[KeyInactiveError]] = {
     KeyState.REVOKED: KeyRevokedError,
     KeyState.EXPIRED: KeyExpiredError,
 }
+
+Take = Callable[[str, Limits, int], RateLimitStatus | None]
 
 _cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)])
 
@@ -62,6 +65,7 @@ class Validation:
         self.validate = self._tell if told else self._answer
         """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         self._counts_at_once = getattr(context.limiter, "immediate", False)
+        self._take_at_once: Take = getattr(context.limiter, "take_at_once", context.limiter.take)
 
     def _tell(
         self,
@@ -100,14 +104,15 @@ class Validation:
     ) -> ValidationResult | None:
         context, candidates = self._context, self._candidates
         key_hash = self._hash(check_form(raw_key))
-        if at_once and not candidates.knows(key_hash):
+        candidate = candidates.find_at_once(key_hash) if at_once else candidates.find(key_hash)
+        if candidate is None:
             return None
-        candidate, now = candidates.find(key_hash), context.now()
+        now = context.now()
         if at_once and not candidate.timeless and self._waits(candidate, now):
-            candidates.hits -= 1  # it will be found once more, and counts once
             return None
         key = candidate.key
         if not (self._anyone or self._tenancy.owns(key)):
+            candidates.count(candidate)
             raise InvalidKeyError
         try:
             if not candidate.active or candidate.expires_at is not None:
@@ -122,10 +127,15 @@ class Validation:
                 cost = _cost.validate_python(cost)
             result = candidate.result
             if candidate.limits is not None:
-                result = self._counted(candidate, candidate.limits, cost)
+                counted = self._counted(candidate, candidate.limits, cost, at_once)
+                if counted is None:
+                    return None
+                result = counted
         except KeysmithError as error:
+            candidates.count(candidate)
             error.key_id, error.tenant_id = key.id, key.tenant_id
             raise
+        candidates.count(candidate)
         context.usage.touch(key.id, now)
         return result
 
@@ -135,10 +145,17 @@ class Validation:
         if self._failures_heard and not isinstance(error, StoreError):
             self._hooks.fire("on_key_validation_failed", mask(raw_key), error)
 
-    def _counted(self, candidate: Candidate, limits: Limits, cost: int) -> ValidationResult:
+    def _counted(
+        self, candidate: Candidate, limits: Limits, cost: int, at_once: bool
+    ) -> ValidationResult | None:
         key, result = candidate.key, candidate.result
+        take = self._take_at_once if at_once else self._context.limiter.take
         try:
-            status = self._context.limiter.take(key.id, limits, cost)
+            status = take(key.id, limits, cost)
+        except StoreUnavailableError:
+            if at_once:
+                return None
+            raise
         except RateLimitedError:
             self._hooks.fire("on_key_rate_limited", key)
             raise

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
-from keysmith.engine import Plugin
+from keysmith.engine import AsyncEngine, Plugin
 from keysmith.engine.listeners import renew_after_fork
 from keysmith.plugins.events import EVENT_TYPES, VALIDATIONS
 
@@ -111,8 +111,10 @@ class Metrics(Plugin):
         if self._several_processes and self._caches is not None:
             self._caches.refresh_at_times()
 
-    def watch(self, engine: Caching) -> None:
+    def watch(self, engine: Caching | AsyncEngine) -> None:
         """Exposes how well the engine's cache does, for as long as the engine exists."""
+        if isinstance(engine, AsyncEngine):
+            engine = engine.engine
         if self._caches is None:
             self._caches = _Caches(self.registry)
         self._caches.watch(engine)

@@ -377,7 +377,11 @@ class RecordedUsage(NamedTuple):
 
 
 class CredentialRepository(Protocol):
-    """Finds what a hash stands for, and tells whether that may have changed since."""
+    """Finds what a hash stands for, and tells whether that may have changed since.
+
+    One that may have to wait for writers can have a method `at_once`, for event loops: given a
+    function and the hash to call that with, it gives the result, or `None` sooner than wait.
+    """
 
     def version(self) -> int | None:
         """A number that moves when anything in the store has changed, whoever changed it.
@@ -391,7 +395,11 @@ class CredentialRepository(Protocol):
 
 
 class Counters(Protocol):
-    """Keeps eighty numbers a key, which all who use the store add to together."""
+    """Keeps eighty numbers a key, which all who use the store add to together.
+
+    Those that may have to wait for others can have a method `update_at_once`, for event loops: as
+    `update`, but sooner than wait it raises `StoreUnavailableError`.
+    """
 
     def update(self, key_id: str, change: Callable[[array[int]], T]) -> T:
         """Lets `change` see and alter the key's numbers; what it raises leaves them as they were.

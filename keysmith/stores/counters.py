@@ -91,6 +91,9 @@ CELLS = 80
 PATIENCE = timedelta(seconds=10)
 """How long an update waits for others before it gives up."""
 
+AT_ONCE = 0.001
+"""Seconds that an event loop can wait: most who count are done by then."""
+
 LOOK_INTERVAL = 1.0
 """Seconds after which an update looks whether the file is still the one that others use."""
 
@@ -174,29 +177,19 @@ class FileCounters:
         Nobody else, in this process or another, sees them meanwhile. Raises `StoreError` subclasses
         where the file cannot be used.
         """
+        with self._thread_lock:
+            return self._update(key_id, change, self._patience)
+
+    def update_at_once(self, key_id: str, change: Callable[[array[int]], T]) -> T:
+        """See `Counters`."""
+        lock = self._thread_lock
+        # First without a timeout, which takes a tenth of all this.
+        if not (lock.acquire(False) or lock.acquire(True, AT_ONCE)):
+            raise StoreUnavailableError(f"Another thread counts in {self._path}.")
         try:
-            with self._thread_lock:
-                if monotonic() >= self._look_due:
-                    self._look()
-                file = self._file
-                try:
-                    self._lock(file)
-                    offset, name = self._places.get(key_id) or self._place(file, key_id)
-                    record = _read(file, _RECORD_BYTES, offset)
-                    if not record.startswith(name):  # somebody has cut the file, or written to it
-                        offset, name = self._place(file, key_id)
-                        record = _read(file, _RECORD_BYTES, offset)
-                    before = record[_NAME_BYTES:].ljust(_CELL_BYTES, b"\0")
-                    cells = array("q", before)
-                    result = change(cells)
-                    after = cells.tobytes()
-                    if after != before:
-                        _write_all(file, after, offset + _NAME_BYTES)
-                    return result
-                finally:
-                    _unlock(file)
-        except OSError as error:
-            raise _translate(error, self._path) from None
+            return self._update(key_id, change, AT_ONCE)
+        finally:
+            lock.release()
 
     def ping(self) -> None:
         """See `Counters.ping`. It waits for nobody, and a file is made when it is needed."""
@@ -227,14 +220,38 @@ class FileCounters:
         self._look_due = 0.0
         self._places.clear()
 
+    def _update(self, key_id: str, change: Callable[[array[int]], T], patience: float) -> T:
+        try:
+            if monotonic() >= self._look_due:
+                self._look(patience)
+            file = self._file
+            try:
+                self._lock(file, patience)
+                offset, name = self._places.get(key_id) or self._place(file, key_id)
+                record = _read(file, _RECORD_BYTES, offset)
+                if not record.startswith(name):  # somebody has cut the file, or written to it
+                    offset, name = self._place(file, key_id)
+                    record = _read(file, _RECORD_BYTES, offset)
+                before = record[_NAME_BYTES:].ljust(_CELL_BYTES, b"\0")
+                cells = array("q", before)
+                result = change(cells)
+                after = cells.tobytes()
+                if after != before:
+                    _write_all(file, after, offset + _NAME_BYTES)
+                return result
+            finally:
+                _unlock(file)
+        except OSError as error:
+            raise _translate(error, self._path) from None
+
     # ------------------------------------------------------------------ the file
 
-    def _look(self) -> None:
+    def _look(self, patience: float) -> None:
         """Opens the file, unless the one that is open is the one that others would open."""
         if self._file >= 0 and not self._is_current():
             self._let_go()
         if self._file < 0:
-            self._open()
+            self._open(patience)
         self._look_due = monotonic() + LOOK_INTERVAL
 
     def _is_current(self) -> bool:
@@ -243,11 +260,11 @@ class FileCounters:
         except FileNotFoundError:
             return False
 
-    def _open(self) -> None:
+    def _open(self, patience: float) -> None:
         self._path = _beside(self._database)
         file = os.open(self._path, _FLAGS, 0o600)
         try:
-            self._lock(file)
+            self._lock(file, patience)
             self._claim(file)
         except BaseException:
             os.close(file)
@@ -271,15 +288,15 @@ class FileCounters:
             )
         return begins == _MAGIC
 
-    def _lock(self, file: int) -> None:
+    def _lock(self, file: int, patience: float) -> None:
         try:
             _try_lock(file)
         except (BlockingIOError, PermissionError):
-            self._wait_for_lock(file)
+            self._wait_for_lock(file, patience)
 
-    def _wait_for_lock(self, file: int) -> None:
+    def _wait_for_lock(self, file: int, patience: float) -> None:
         """Waits for all others, but not for ever: one of them may have been stopped."""
-        pause, deadline = _FIRST_PAUSE, monotonic() + self._patience
+        pause, deadline = _FIRST_PAUSE, monotonic() + patience
         while True:
             sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

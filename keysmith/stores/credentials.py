@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlmodel import SQLModel
@@ -27,6 +27,9 @@ from keysmith.stores.database import Database
 from keysmith.stores.sqlite_connections import FileConnection
 from keysmith.stores.sqlite_wal_index import Header, wal_index_header
 
+T = TypeVar("T")
+
+AtOnce = Callable[[Callable[[str], T], str], T | None]
 Convert = Callable[[Any], Any]
 
 LOOK_EVERY = 1.0
@@ -207,10 +210,25 @@ class SqliteCredentials:
                 f"cannot have written ({type(error).__name__}). Correct it, or restore a backup."
             ) from None
 
+    @property
+    def at_once(self) -> AtOnce[Any] | None:
+        """See `CredentialRepository`. In a file, readers wait for no writer."""
+        return self._unless_written if self._database.kept_by_connections else None
+
     def close(self) -> None:
         """Lets go of the connection."""
         with self._lock:
             self._drop()
+
+    def _unless_written(self, look: Callable[[str], T], key_hash: str) -> T | None:
+        lock = self._database.write_lock
+        if not lock.acquire(blocking=False):
+            return None
+        try:
+            # Whoever reads may still be waiting for one who wrote before.
+            return None if self._lock.locked() else look(key_hash)
+        finally:
+            lock.release()
 
     def _execute(self, statement: str, parameters: dict[str, str] | None = None) -> Any:
         """The first row. The lock is held; a connection that fails is not used again."""

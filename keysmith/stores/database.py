@@ -56,7 +56,7 @@ class Database:
         self._writer = writer
         self._lax_writer = lax_writer
         self._patience = min(patience, threading.TIMEOUT_MAX)
-        self._kept_by_connections = kept_by_connections
+        self.kept_by_connections = kept_by_connections
         self._schema_checked = False
         self._closed = False
         self._locked_out = False
@@ -66,7 +66,8 @@ class Database:
         pause_for_fork(self)
 
     def _begin_alone(self) -> None:
-        self._write_lock = threading.RLock()
+        self.write_lock = threading.RLock()
+        """While one thread holds it, no other can write."""
         self._current = _Current()
         self._writing = False
 
@@ -77,7 +78,7 @@ class Database:
         holds on it for the child's own, and the child would hold none once the parent has ended.
         """
         self._gate.close(inside=0 if self.joined() is None else 1)
-        if not self._kept_by_connections:
+        if not self.kept_by_connections:
             self.engine.dispose()
 
     def resume(self) -> None:
@@ -258,7 +259,7 @@ class Database:
                 "This process was forked within a transaction and can never write to the same "
                 "database. Fork outside of transactions, or start processes afresh."
             )
-        lock = self._write_lock
+        lock = self.write_lock
         if not lock.acquire(timeout=self._patience):
             raise StoreUnavailableError(
                 "Another thread has been writing for longer than the busy timeout. "
