@@ -23,11 +23,12 @@ class Onward:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._ahead = timedelta(0)
-        self._latest = clock()
+        self._latest: datetime | None = None
 
     def __call__(self) -> datetime:
         """What it is by now, never before what it was."""
         now = self._clock()
-        self._ahead = max(self._ahead, self._latest - now)
+        if self._latest is not None:
+            self._ahead = max(self._ahead, self._latest - now)
         self._latest = now + self._ahead
         return self._latest

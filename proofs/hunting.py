@@ -40,8 +40,8 @@ QUIET = (
     *("--tb=no", "--hypothesis-seed=0", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
 
-MANY, FEW = 200, 50
-"""Tests for a mutant; and how many are run at a time where they must be collected first."""
+MANY, FEW, FILES = 200, 50, 6
+"""Tests for a mutant; where they must be collected first, those run at a time, and their files."""
 
 UNREACHED = 77
 """The exit code of a child that found no function to change."""
@@ -90,7 +90,14 @@ def run(
 
 def _job(mutant: Mutant, knowledge: Knowledge) -> Job:
     tests = [knowledge.names[test] for test in knowledge.tests(mutant)[:MANY]]
-    return Job(mutant, tests, {} if knowledge.imported(mutant) else changed(mutant))
+    codes = {} if knowledge.imported(mutant) else changed(mutant)
+    return Job(mutant, tests if codes else _of_few_files(tests), codes)
+
+
+def _of_few_files(tests: list[str]) -> list[str]:
+    """Those of the files that come first: to collect them takes longer than to run them."""
+    files = list(dict.fromkeys(test.partition("::")[0] for test in tests))[:FILES]
+    return [test for test in tests if test.partition("::")[0] in files]
 
 
 def _prepare() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import coverage
@@ -29,6 +30,9 @@ MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None  # noqa: S
 HASTE, HOME = 25, 75
 """Tests that come first, and of the module's own after them."""
 
+SLOW = 1.5
+"""Seconds: a test that takes longer looks at processes of their own, as a rule."""
+
 STATEMENT = 12
 """Lines of a statement, of which not each is noted as one that a test comes by."""
 
@@ -43,10 +47,10 @@ class Knowledge:
     """Numbers of tests, by path and line."""
 
     def tests(self, mutant: Mutant) -> list[int]:
-        """The tests for a mutant: one of each function first, and of those the fastest.
+        """The tests for a mutant: the fastest first, and one of each function before any other.
 
         Those in files of the module's name, and of its package's, come after the first few: they
-        know it best.
+        know it best. Then all files take turns.
         """
         found = self._at(mutant) or self._by_use(mutant)
         if not found:
@@ -58,14 +62,19 @@ class Knowledge:
             function = self.names[test].partition("[")[0]
             ranked.append((seen[function], self.seconds[test], test))
             seen[function] += 1
-        fast = [test for _, _, test in sorted(ranked)]
+        fast = [test for _, seconds, test in sorted(ranked) if seconds < SLOW]
         path = Path(mutant.path)
         home = [
             test
             for noun in (path.stem.rpartition("_")[2], path.parent.name.rstrip("s"))
             for test in [t for t in fast if self.names[t].startswith(f"tests/test_{noun}")][:HOME]
         ]
-        return list(dict.fromkeys([*fast[:HASTE], *home, *fast]))
+        by_file: dict[str, list[int]] = defaultdict(list)
+        for test in fast:
+            by_file[self.names[test].partition("::")[0]].append(test)
+        turns = (test for turn in zip_longest(*by_file.values()) for test in turn)
+        others = [test for test in turns if test is not None]
+        return list(dict.fromkeys([*fast[:HASTE], *home, *others]))
 
     def _by_use(self, mutant: Mutant) -> list[int]:
         """The tests that come by what uses the line's: a function's body, or a name elsewhere."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import fcntl
+import gc
 import inspect
 import threading
+import traceback
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -555,13 +558,36 @@ def test_what_no_thread_could_be_started_for_is_refused_and_never_done(
     engine = AsyncEngine(Engine(memory))
 
     async def test() -> None:
-        with (
-            no_more_threads(),
-            pytest.raises(StoreUnavailableError, match="nothing was done: can't start new thread"),
-        ):
-            await engine.create_policy(PolicyCreate(name="refused"))
+        with no_more_threads():
+            refused = "nothing was done: can't start new thread"
+            with pytest.raises(StoreUnavailableError, match=refused):
+                await engine.create_policy(PolicyCreate(name="refused"))
+            data = PolicyCreate(name="not kept")
+            kept = weakref.ref(data)
+            with pytest.raises(StoreUnavailableError):
+                await engine.create_policy(data)
+            del data
+            gc.collect()
+            assert kept() is None
         await engine.create_policy(PolicyCreate(name="done"))
         assert [policy.name for policy in await engine.list_policies()] == ["done"]
+
+    run(test)
+
+
+def test_an_error_of_a_thread_leaves_no_raw_key_in_its_frames(memory: SqliteStore) -> None:
+    engine = AsyncEngine(Engine(memory, cache_size=0))
+
+    async def test() -> None:
+        created = await engine.create_key(KeyCreate(name="production"))
+        await engine.revoke_key(created.key.id)
+        for _ in range(100):
+            with pytest.raises(KeyRevokedError) as raised:
+                await engine.validate_key(created.raw_key)
+            frames = [frame for frame, _ in traceback.walk_tb(raised.value.__traceback__)]
+            ours = [frame for frame in frames if frame.f_code.co_filename != __file__]
+            assert len(ours) > 3
+            assert not any(created.raw_key in repr(frame.f_locals) for frame in ours)
 
     run(test)
 

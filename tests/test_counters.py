@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -278,6 +280,29 @@ class TestSharing:
         found = file.stat()
         assert found.st_mode & 0o777 == expected
         assert (found.st_uid, found.st_gid) == (database.stat().st_uid, database.stat().st_gid)
+
+    def test_threads_wait_no_longer_together_than_one_does(self, database: Path) -> None:
+        patience = timedelta(seconds=0.25)
+        counters = FileCounters(database, patience=patience)
+        counters.update("a", add)
+        waited: list[float] = []
+
+        def wait() -> None:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailableError, match="locked"):
+                counters.update("a", add)
+            waited.append(time.monotonic() - began)
+
+        with open(f"{database}-counters") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            threads = [threading.Thread(target=wait) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert len(waited) == 8
+        assert max(waited) < 4 * patience.total_seconds()  # one after the other, it were eight
+        assert counters.update("a", add) == 2
 
     def test_a_process_that_holds_on_is_not_waited_for_for_ever(self, database: Path) -> None:
         holding = """

@@ -584,6 +584,7 @@ class TestPolicies:
     ) -> None:
         policy = engine.create_policy(PolicyCreate(name="p", rate_limit=5, meta={"a": 1}))
         assert engine.get_policy(policy.id).to_row() == policy.to_row()
+        assert policy.created_at == policy.updated_at == START
         clock.turn(hours=1)
         changed = engine.update_policy(
             policy.id, PolicyUpdate(rate_limit=7, rotation_period=DAY, allowed_ips=["10.0.0.1"])
@@ -634,6 +635,7 @@ class TestScopes:
         parent = engine.create_scope(ScopeCreate(name="admin"))
         scope = engine.create_scope(ScopeCreate(name="audit", parent="admin", description="d"))
         assert engine.get_scope(scope.id).to_row() == scope.to_row()
+        assert scope.created_at == START
         assert [found.name for found in engine.list_scopes()] == ["admin", "audit"]
         assert [found.name for found in engine.list_scopes(parent="admin")] == ["audit"]
         changed = engine.update_scope(scope.id, ScopeUpdate(description="e", meta={"a": 1}))

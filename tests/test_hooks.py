@@ -44,7 +44,7 @@ from keysmith import (
 from keysmith.engine import listeners
 from keysmith.engine.hooks import HOOKS, Hooks
 from keysmith.engine.keepsakes import keepsake
-from keysmith.engine.listeners import Listener
+from keysmith.engine.listeners import Listener, finish
 from keysmith.raw_keys import mask
 from tests.conftest import START, Recorder, TurnableClock
 from tests.plugin_helpers import PROMPT, wait_until
@@ -817,7 +817,7 @@ class TestWhatIsTold:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr("keysmith.engine.scopes.QUEUE_LIMIT", 2)
+        monkeypatch.setattr("keysmith.engine.scopes.MOST_TOLD", 2)
         for holders, heard, logged in ((2, 2, 0), (3, 2, 1)):
             [scope] = engine.ensure_scopes(["a"])
             for _ in range(holders):
@@ -930,3 +930,16 @@ def test_what_fails_to_validate_is_told_masked(engine: Engine, recorder: Recorde
 
 def test_a_listener_without_events_has_nothing_to_wait_for() -> None:
     assert Listener("idle").mark().is_set()
+
+
+def test_what_was_told_is_not_kept() -> None:
+    listener, heard = Listener("idle"), []
+    told = Recorder()
+    kept = weakref.ref(told)
+    listener.tell("on_key_created", lambda each: heard.append(type(each)), (told,))
+    assert listener.mark().wait(10)
+    del told
+    gc.collect()
+    assert heard == [Recorder]
+    assert kept() is None
+    finish({listener: None}, 10)

@@ -215,6 +215,12 @@ class Immediate(Own):
     immediate = True
 
 
+class OutOfReach(Immediate):
+    def take(self, key_id: str, limits: Limits, cost: int) -> RateLimitStatus | None:
+        self.asked.append((key_id, limits, cost, ""))
+        raise StoreUnavailableError("It is out of reach.")
+
+
 class TestLimiters:
     def test_one_of_the_host_s_own(self, memory: SqliteStore, recorder: Recorder) -> None:
         own = Own()
@@ -240,6 +246,20 @@ class TestLimiters:
                 created = engine.create_key(KeyCreate(name="k", **fields))
                 assert engine.validate_key(created.raw_key, method="GET").rate_limit is None
         assert own.asked == []
+
+    def test_one_that_is_out_of_reach_is_asked_once(self, memory: SqliteStore) -> None:
+        own = OutOfReach()
+        with Engine(memory, rate_limiter=own) as engine:
+            policy = engine.create_policy(PolicyCreate(name="p", rate_limit=3))
+            raw_key = engine.create_key(KeyCreate(name="k", policy_id=policy.id)).raw_key
+
+            async def ask() -> None:
+                for asked in (1, 2):
+                    with pytest.raises(StoreUnavailableError):
+                        await AsyncEngine(engine).validate_key(raw_key)
+                    assert len(own.asked) == asked
+
+            asyncio.run(ask())
 
     @pytest.mark.parametrize(("kind", "on_loop"), [(Own, False), (Immediate, True)])
     def test_one_that_may_wait_does_not_hold_up_an_event_loop(

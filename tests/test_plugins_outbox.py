@@ -9,6 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keysmith.clock import Onward
 from keysmith.plugins.outbox import Delivery, Outbox
 from tests.conftest import START
 
@@ -27,6 +28,13 @@ def outbox(**changed: object) -> Outbox:
 
 def delivery(id: str, lane: str = "a", happened: object = START) -> Delivery:
     return Delivery(id=id, type="key.created", lane=lane, body=b"", happened=happened)  # type: ignore[arg-type]
+
+
+def test_time_goes_on_when_the_clock_is_put_back() -> None:
+    asked = iter([START, START + SECOND, START - 100 * SECOND, START - 98 * SECOND])
+    onward = Onward(lambda: next(asked))  # which is not asked before it has to be
+    moments = [onward() for _ in range(4)]
+    assert moments == [START, START + SECOND, START + SECOND, START + 3 * SECOND]
 
 
 def test_what_fails_holds_up_its_own_lane_only() -> None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, select
 
 from keysmith import (
+    ConflictError,
     Engine,
     Key,
     KeyCreate,
@@ -29,10 +30,13 @@ from keysmith import (
     StoreFullError,
     StoreUnavailableError,
     UsageCreate,
+    UsageRecord,
     open_store,
 )
+from keysmith.ids import IdPrefix, new_id
 from keysmith.stores.sqlite import OLDEST_SQLITE
 from keysmith.testing.contract.samples import a_key
+from tests.conftest import START
 
 BRIEF = timedelta(milliseconds=50)
 as_root = os.geteuid() == 0
@@ -333,6 +337,37 @@ def test_readers_do_not_wait_for_a_writer_and_writers_say_what_they_wait_for(pat
             with pytest.raises(StoreUnavailableError, match="locked"):
                 a_key(store)
         a_key(store)
+
+
+def test_a_writer_has_its_turn_as_soon_as_the_other_is_done(path: Path) -> None:
+    holding = threading.Event()
+
+    def hold() -> None:
+        with somebody_else_writing(path):
+            holding.set()
+            threading.Event().wait(BRIEF.total_seconds())
+
+    with SqliteStore(path) as store:
+        other = threading.Thread(target=hold)
+        other.start()
+        assert holding.wait(10)
+        a_key(store)
+        other.join()
+
+
+def test_a_row_that_there_is_already_is_told_without_its_values(path: Path) -> None:
+    with SqliteStore(path) as store:
+        usage = UsageRecord(
+            id=new_id(IdPrefix.USAGE, START),
+            key_id=a_key(store).id,
+            endpoint="/secret",
+            method="GET",
+            status_code=200,
+            created_at=START,
+        )
+        store.usages.record(usage)
+        with pytest.raises(ConflictError, match=r"already: keysmith_usage\.id\.$"):
+            store.usages.record(UsageRecord(**usage.model_dump()))
 
 
 def test_a_snapshot_sees_one_moment(path: Path) -> None:

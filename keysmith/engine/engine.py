@@ -486,7 +486,7 @@ class Engine:
     ) -> None:
         """Removes a scope. Keys lose it; scopes below it by `parent` stand alone.
 
-        Plugins hear of each key that lost it; of more than 10,000, of the newest 10,000.
+        Plugins hear of each key that lost it; of more than 1,000, of the newest 1,000.
         For `precondition` see `update_key`.
         """
         self._scopes.delete(scope_id, precondition)

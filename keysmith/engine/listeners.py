@@ -177,7 +177,10 @@ def finish(last: Mapping[Listener, Call | None], timeout: float) -> None:
 
 def _renew_all() -> None:
     for thing in list(_renewables):
-        thing.renew()
+        try:
+            thing.renew()
+        except Exception:
+            logger.exception("A plugin failed in a forked child")
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from keysmith.engine.context import Context, Precondition
-from keysmith.engine.listeners import QUEUE_LIMIT
 from keysmith.engine.scope_names import covers, name_list
 from keysmith.errors import ScopeLoopError, ScopeNotAllowedError, ScopeNotFoundError
 from keysmith.ids import IdPrefix, new_id
@@ -16,6 +15,9 @@ from keysmith.models import Key, Policy, Scope, ScopeCreate, ScopeUpdate
 from keysmith.stores.base import Store
 
 logger = logging.getLogger("keysmith.plugins")
+
+MOST_TOLD = 1_000
+"""Keys of which plugins hear that a scope was deleted: nobody else can write until they have."""
 
 
 def refuse_unallowed(store: Store, policy: Policy | None, names: Iterable[str]) -> None:
@@ -119,17 +121,17 @@ class Scopes:
                 self._context.announce("on_key_scopes_changed", key, after)
 
     def _heard_holders(self, scope: Scope) -> Sequence[Key]:
-        """The keys that hold a scope: no more than plugins can hear of."""
+        """The keys that hold a scope and are told of."""
         if not self._context.hooks.hears("on_key_scopes_changed"):
             return []
-        holders = self._context.store.keys.list_by_scope(scope.id, limit=QUEUE_LIMIT + 1)
-        if len(holders) > QUEUE_LIMIT:
+        holders = self._context.store.keys.list_by_scope(scope.id, limit=MOST_TOLD + 1)
+        if len(holders) > MOST_TOLD:
             logger.warning(
                 "More than %d keys lose the scope %s. Plugins miss that of the oldest.",
-                QUEUE_LIMIT,
+                MOST_TOLD,
                 scope.name,
             )
-        return holders[:QUEUE_LIMIT]
+        return holders[:MOST_TOLD]
 
     def _held(self, key_id: str) -> tuple[str, ...]:
         return tuple(scope.name for scope in self._context.store.scopes.list_by_key(key_id))

@@ -35,11 +35,13 @@ class Threads:
         Raises `StoreUnavailableError` where there is no thread to be had; it is not called then.
         """
         done: Future[T] = Future()
+        calls: list[Callable[[], T]] = [partial(copy_context().run, call)]
         try:
-            self._pool.submit(_fulfil, done, partial(copy_context().run, call))
+            self._pool.submit(_fulfil, done, calls)
         except RuntimeError as error:
             # It may be in the queue all the same, for the next thread to find.
             if done.cancel():
+                calls.clear()
                 raise self._refusal(error) from None
         return await wrap_future(done)
 
@@ -63,10 +65,11 @@ class _Pool(ThreadPoolExecutor):
                 raise
 
 
-def _fulfil(done: Future[T], call: Callable[[], T]) -> None:
+def _fulfil(done: Future[T], calls: list[Callable[[], T]]) -> None:
+    # Whoever waits empties the frames of an error, but not this one: it may still be running then.
     try:
         if done.set_running_or_notify_cancel():
-            done.set_result(_outcome(call))
+            done.set_result(_outcome(calls.pop()))
     except BaseException as error:  # noqa: BLE001  whoever waits for it gets it
         done.set_exception(error)
     finally:

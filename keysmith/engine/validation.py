@@ -65,7 +65,7 @@ class Validation:
         self.validate = self._tell if told else self._answer
         """The result; `None` if it is to come `at_once`, and may have to be waited for."""
         self._counts_at_once = getattr(context.limiter, "immediate", False)
-        self._take_at_once: Take = getattr(context.limiter, "take_at_once", context.limiter.take)
+        self._take_at_once: Take | None = getattr(context.limiter, "take_at_once", None)
 
     def _tell(
         self,
@@ -149,11 +149,11 @@ class Validation:
         self, candidate: Candidate, limits: Limits, cost: int, at_once: bool
     ) -> ValidationResult | None:
         key, result = candidate.key, candidate.result
-        take = self._take_at_once if at_once else self._context.limiter.take
+        take_at_once = self._take_at_once if at_once else None
         try:
-            status = take(key.id, limits, cost)
+            status = (take_at_once or self._context.limiter.take)(key.id, limits, cost)
         except StoreUnavailableError:
-            if at_once:
+            if take_at_once is not None:
                 return None
             raise
         except RateLimitedError:

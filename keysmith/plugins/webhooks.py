@@ -128,7 +128,8 @@ class Webhooks(EventPlugin):
         gist = _gist(event)
         with self._changed:
             self._closing = False
-            self._tellers.add(threading.current_thread())
+            if not self.inline:
+                self._tellers.add(threading.current_thread())
             if gist and self._outbox.says(gist, lane):
                 return
             delivery = Delivery(
@@ -149,13 +150,11 @@ class Webhooks(EventPlugin):
     def on_shutdown(self) -> None:
         """Sends what waits a last time, for as long as the end of the engine may take.
 
-        Not while another engine goes on telling: then all of it goes on waiting.
+        What does not arrive is given up, unless another engine goes on telling.
         """
         with self._changed:
             self._tellers.discard(threading.current_thread())
-            if any(teller.is_alive() for teller in self._tellers):
-                return
-            self._closing = True
+            self._closing = not any(teller.is_alive() for teller in self._tellers)
         self.retry_now()
         self.flush(PATIENCE * 0.8)
         with self._changed:

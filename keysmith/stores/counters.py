@@ -177,19 +177,11 @@ class FileCounters:
         Nobody else, in this process or another, sees them meanwhile. Raises `StoreError` subclasses
         where the file cannot be used.
         """
-        with self._thread_lock:
-            return self._update(key_id, change, self._patience)
+        return self._in_turn(key_id, change, self._patience)
 
     def update_at_once(self, key_id: str, change: Callable[[array[int]], T]) -> T:
         """See `Counters`."""
-        lock = self._thread_lock
-        # First without a timeout, which takes a tenth of all this.
-        if not (lock.acquire(False) or lock.acquire(True, AT_ONCE)):
-            raise StoreUnavailableError(f"Another thread counts in {self._path}.")
-        try:
-            return self._update(key_id, change, AT_ONCE)
-        finally:
-            lock.release()
+        return self._in_turn(key_id, change, AT_ONCE)
 
     def ping(self) -> None:
         """See `Counters.ping`. It waits for nobody, and a file is made when it is needed."""
@@ -219,6 +211,21 @@ class FileCounters:
         self._file = -1
         self._look_due = 0.0
         self._places.clear()
+
+    def _in_turn(self, key_id: str, change: Callable[[array[int]], T], patience: float) -> T:
+        """Waits so long in all: for other threads, and then for other processes."""
+        lock = self._thread_lock
+        if not lock.acquire(False):  # a timeout takes a tenth of all this
+            deadline = monotonic() + patience
+            if not lock.acquire(True, patience):
+                raise StoreUnavailableError(
+                    f"{self._path} is locked: another thread that counts in it does not go on."
+                )
+            patience = deadline - monotonic()
+        try:
+            return self._update(key_id, change, patience)
+        finally:
+            lock.release()
 
     def _update(self, key_id: str, change: Callable[[array[int]], T], patience: float) -> T:
         try:
