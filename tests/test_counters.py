@@ -179,6 +179,7 @@ class TestDamage:
         counted = one.update("a", add)
         assert counted == (1 if left <= 16 else 3)
         assert two.update("a", add) == counted + 1
+        assert FileCounters(database).update("a", add) == counted + 2
 
     @pytest.mark.parametrize("content", [b"SQLite format 3\0" * 10, b"x", b"keysmith counters 2\n"])
     def test_a_file_of_somebody_else_s_is_left_alone(

@@ -378,6 +378,8 @@ class TestRotate:
         assert "on_rotated_key_reused" in recorder.names()
         engine.validate_key(rotated.raw_key)
         [rotation] = engine.list_rotations(key_id=created.key.id)
+        assert rotation.created_at == START + HOUR
+        assert rotation.id < new_id(IdPrefix.ROTATION, START + 2 * HOUR)
         assert (rotation.reason, rotation.rotated_by) == (RotationReason.MANUAL, "ops")
         assert rotation.grace_ttl_ms == 86_400_000
 
@@ -585,6 +587,7 @@ class TestPolicies:
         policy = engine.create_policy(PolicyCreate(name="p", rate_limit=5, meta={"a": 1}))
         assert engine.get_policy(policy.id).to_row() == policy.to_row()
         assert policy.created_at == policy.updated_at == START
+        assert policy.id < new_id(IdPrefix.POLICY, START + HOUR)
         clock.turn(hours=1)
         changed = engine.update_policy(
             policy.id, PolicyUpdate(rate_limit=7, rotation_period=DAY, allowed_ips=["10.0.0.1"])
@@ -636,6 +639,7 @@ class TestScopes:
         scope = engine.create_scope(ScopeCreate(name="audit", parent="admin", description="d"))
         assert engine.get_scope(scope.id).to_row() == scope.to_row()
         assert scope.created_at == START
+        assert scope.id < new_id(IdPrefix.SCOPE, START + HOUR)
         assert [found.name for found in engine.list_scopes()] == ["admin", "audit"]
         assert [found.name for found in engine.list_scopes(parent="admin")] == ["audit"]
         changed = engine.update_scope(scope.id, ScopeUpdate(description="e", meta={"a": 1}))

@@ -376,6 +376,17 @@ def test_a_day_that_has_begun_goes_on_and_one_far_ahead_does_not() -> None:
     assert refusal.resets_at == midnight - timedelta(days=399)
 
 
+def test_every_month_has_a_quota_of_its_own() -> None:
+    limiter, limits = Limiter(datetime(2025, 11, 30, tzinfo=UTC)), Limits(0, SECOND, 0, 0, 1)
+    for month in (
+        datetime(2025, 12, 31, tzinfo=UTC),
+        *(datetime(2026, m, 1, tzinfo=UTC) for m in (1, 2)),
+    ):
+        limiter.clock.now = month
+        assert limiter.take(limits, 1) is None
+        assert isinstance(limiter.take(limits, 1), QuotaExceededError)
+
+
 def test_the_last_quotas_of_all_end_with_time() -> None:
     last = datetime.max.replace(tzinfo=UTC)
     assert quota_resets(Period.DAILY, last) == quota_resets(Period.MONTHLY, last) == last
