@@ -284,7 +284,7 @@ class TestSharing:
 
     def test_threads_wait_no_longer_together_than_one_does(self, database: Path) -> None:
         patience = timedelta(seconds=0.25)
-        counters = FileCounters(database, patience=patience)
+        counters = SqliteStore(database, busy_timeout=patience).counters
         counters.update("a", add)
         waited: list[float] = []
 

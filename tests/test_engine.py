@@ -49,6 +49,7 @@ from keysmith import (
     StoreUnavailableError,
     TenantMismatchError,
 )
+from keysmith.ids import IdPrefix, new_id
 from tests.conftest import START, Recorder, TurnableClock
 
 DAY = timedelta(days=1)
