@@ -394,6 +394,7 @@ def test_a_full_buffer_is_not_waited_for_on_the_loop(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buffer, "INTERVAL", 3600.0)
+    monkeypatch.setattr(buffer, "CAPACITY", buffer.BATCH)
     engine = AsyncEngine(Engine(SqliteStore(path)))
     hops = Hops(engine, monkeypatch)
 

@@ -39,6 +39,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.db"
 
 
+@pytest.fixture(autouse=True)
+def soon_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "CAPACITY", 3 * buffer.BATCH)
+
+
 # ---------------------------------------------------------------------------- last use
 
 
@@ -232,7 +237,7 @@ def test_what_cannot_be_written_is_not_tried_all_the_time(
             for _ in range(2 * buffer.BATCH):
                 engine.record_usage(request(key_id))
             wait_until(lambda: "Usage waits" in caplog.text)
-            for _ in range(2 * buffer.BATCH):
+            for _ in range(buffer.BATCH // 2):
                 engine.record_usage(request(key_id))
             assert caplog.text.count("Usage waits") == 1
 

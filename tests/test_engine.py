@@ -118,7 +118,7 @@ class TestCreate:
         sooner = engine.update_key(key.id, KeyUpdate(expires_at=START + HOUR))
         assert sooner.expires_at == START + HOUR
         old = create(engine).key
-        clock.turn(days=2)
+        clock.turn(days=1)
         with pytest.raises(PolicyViolationError, match="older"):
             engine.update_key(old.id, KeyUpdate(policy_id=policy.id))
         endless = engine.create_policy(PolicyCreate(name="e", max_key_lifetime=9000 * 365 * DAY))

@@ -104,6 +104,12 @@ class TestUsages:
             with pytest.raises(ValidationError):
                 refused()
 
+    def test_records_come_by_their_time_whenever_they_were_recorded(self, store: Store) -> None:
+        key = a_key(store)
+        records = [usage(key, created_at=START - timedelta(hours=ago)) for ago in range(3)]
+        store.usages.record_batch(records)
+        assert ids(store.usages.query()) == [each.id for each in records]
+
     def test_pages_lead_on_from_id_to_id_among_records_of_one_moment(self, store: Store) -> None:
         key, other = a_key(store), a_key(store, tenant_id="acme")
         for number in range(4):
