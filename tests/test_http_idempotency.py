@@ -238,7 +238,8 @@ class TestOverHttp:
         if what == "policies":
             stale.append(("PUT", {"name": "replaced"}))
         for method, body in stale:
-            for header in (tag, f"W/{newer}", "nonsense", f'{tag}, "other"', f"{newer}x"):
+            malformed = (f"{newer}x", f"{newer}{newer}", f"{newer}W/{newer}")
+            for header in (tag, f"W/{newer}", "nonsense", f'{tag}, "other"', *malformed):
                 answer = api.request(method, path, json=body, headers={"If-Match": header})
                 is_problem(answer, 412, "precondition_failed")
         assert api.get(path).json()["description"] == "1"

@@ -14,7 +14,7 @@ from keysmith.models import KeyPublic, PolicyPublic, ScopePublic
 Versioned = KeyPublic | PolicyPublic | ScopePublic
 VersionedT = TypeVar("VersionedT", KeyPublic, PolicyPublic, ScopePublic)
 
-_ETAG = re.compile(r'(W/)?("[^"]*")')
+_ETAG = re.compile(r'(?:W/)?"[^"]*"')
 
 
 def etag(document: Versioned) -> str:
@@ -72,13 +72,19 @@ IfMatch = Annotated[str | None, Depends(_if_match)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 
 
+def _strong_tags(if_match: str) -> list[str]:
+    """The strong ones of a list of entity tags; none if it is malformed."""
+    gaps = _ETAG.split(if_match)
+    if any(gap.strip(", \t") for gap in gaps) or not all("," in gap for gap in gaps[1:-1]):
+        return []
+    return [tag for tag in _ETAG.findall(if_match) if not tag.startswith("W/")]
+
+
 def require_match(if_match: str | None, document: Versioned) -> None:
     """Raises `HTTPProblem` with status 412 unless that is the version that the client knows."""
     if if_match is None or if_match.strip() == "*":
         return
-    known = [tag for weak, tag in _ETAG.findall(if_match) if not weak]
-    malformed = _ETAG.sub("", if_match).strip(", \t")
-    if malformed or etag(document) not in known:
+    if etag(document) not in _strong_tags(if_match):
         raise HTTPProblem(
             412,
             "precondition_failed",
