@@ -46,8 +46,8 @@ MANY, FEW, FILES = 200, 50, 6
 UNREACHED = 77
 """The exit code of a child that found no function to change."""
 
-STILL, BUSY, LONG = 30.0, 45.0, 300.0
-"""A mutant hangs if it does nothing for so many seconds, works for so many, or takes so many."""
+STILL, BUSY, LONG = 20.0, 45.0, 120.0
+"""Seconds: a mutant hangs if it hardly works for so long, works so long, or takes so long."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Child:
         self.job = job
         self._folder = Path(tempfile.mkdtemp(prefix="keysmith-mutant-", dir=MEMORY))
         self._began = self._moved = time.monotonic()
-        self._worked = 0
+        self._worked = 0.0
         self._pid = os.fork()
         if self._pid == 0:
             os._exit(self._run(tests, way))
@@ -211,11 +211,10 @@ class _Child:
         """By the time of the processor that it has had: on a busy machine all takes long."""
         now = time.monotonic()
         fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
-        worked = sum(map(int, fields[11:15]))
-        if worked != self._worked:
+        worked = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        if worked > self._worked + STILL / 20:
             self._worked, self._moved = worked, now
-        busy = worked > BUSY * os.sysconf("SC_CLK_TCK")
-        return busy or now > min(self._moved + STILL, self._began + LONG)
+        return worked > BUSY or now > min(self._moved + STILL, self._began + LONG)
 
 
 # ---------------------------------------------------------------------------- all children
