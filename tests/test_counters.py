@@ -486,9 +486,13 @@ for path in sys.argv[1:]:
         try:
             folder.chmod(0o755)
             FileCounters(folder / "keys.db").update("a", add)
+            closed = folder / "closed"
+            closed.mkdir(mode=0o700)
             paths = folder / "keys.db", folder / "new.db"
-            for path, said in zip(paths, run(reading, *paths).splitlines(), strict=True):
+            *others, last = run(reading, *paths, closed / "keys.db").splitlines()
+            for path, said in zip(paths, others, strict=True):
                 assert said.startswith(f"StoreReadOnlyError {path}-counters cannot be written")
+            assert last == f"StoreUnavailableError No permission to enter the folder {closed}."
         finally:
             shutil.rmtree(folder)
 

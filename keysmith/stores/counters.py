@@ -353,6 +353,8 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
 def _translate(error: OSError, path: Path) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreFullError()
+    if error.errno == errno.EACCES and not os.access(path.parent, os.X_OK):
+        return StoreUnavailableError(f"No permission to enter the folder {path.parent}.")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return StoreReadOnlyError(
             f"{path} cannot be written, and limits and quotas are counted there. "
