@@ -47,16 +47,22 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def changed(mutant: Mutant) -> Codes:
-    """The code of the functions that a mutant changes; none if it changes what is outside."""
+    """The code of the functions that a mutant changes.
+
+    None if it changes what is outside, or what a function within another has from that.
+    """
     file = _file(mutant)
     before, after = _as_written(file), _codes(mutant.tree(), file)
     if before.keys() != after.keys():
         return {}
-    return {
+    codes = {
         place: code
         for place, code in after.items()
         if code.co_flags & CO_OPTIMIZED and code != before[place]
     }
+    if any(code.co_freevars != before[place].co_freevars for place, code in codes.items()):
+        return {}
+    return codes
 
 
 def functions() -> dict[Place, list[FunctionType]]:
@@ -74,9 +80,8 @@ def alter(there: dict[Place, list[FunctionType]], codes: Codes) -> bool:
     altered = False
     for place, code in codes.items():
         for function in there.get(place, ()):
-            if len(code.co_freevars) == len(function.__code__.co_freevars):
-                function.__code__ = code
-                altered = True
+            function.__code__ = code
+            altered = True
     return altered
 
 
