@@ -219,7 +219,8 @@ class FileCounters:
             deadline = monotonic() + patience
             if not lock.acquire(True, patience):
                 raise StoreUnavailableError(
-                    f"{self._path} is locked: another thread that counts in it does not go on."
+                    f"{self._path} is locked: another thread waits for it already. Find the "
+                    "process that counts in it and is stopped."
                 )
             patience = deadline - monotonic()
         try:
