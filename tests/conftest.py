@@ -54,6 +54,11 @@ for _name in [name for name in vars(Plugin) if name.startswith("on_") and "timed
     setattr(Recorder, _name, _recording(_name))
 
 
+def mistyped(raw_key: str) -> str:
+    """The key with another last character: its checksum is wrong for sure."""
+    return raw_key[:-1] + ("a" if raw_key[-1] != "a" else "b")
+
+
 @pytest.fixture
 def clock() -> TurnableClock:
     return TurnableClock(START)

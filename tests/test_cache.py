@@ -42,7 +42,7 @@ from keysmith import (
     StoreUnavailableError,
 )
 from keysmith.models.frozen import FrozenDict, FrozenList, freeze
-from tests.conftest import TurnableClock
+from tests.conftest import TurnableClock, mistyped
 from tests.elsewhere import Elsewhere
 
 KEY_SQL = "UPDATE keysmith_keys SET state = ? WHERE id = ?"
@@ -403,7 +403,7 @@ def test_what_was_deleted_is_forgotten(engine: Engine) -> None:
 
 def test_a_wrong_checksum_touches_no_database(path: Path, on_file: Engine) -> None:
     _, raw_key = create(on_file)
-    wrong = raw_key[:-1] + ("A" if raw_key[-1] != "A" else "B")
+    wrong = mistyped(raw_key)
     before = on_file.cache_statistics()
     on_file.store.close()
     for file in path.parent.iterdir():

@@ -50,7 +50,7 @@ from keysmith import (
     TenantMismatchError,
 )
 from keysmith.ids import IdPrefix, new_id
-from tests.conftest import START, Recorder, TurnableClock
+from tests.conftest import START, Recorder, TurnableClock, mistyped
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -239,7 +239,7 @@ class TestValidate:
 
     def test_one_message_for_malformed_unknown_and_foreign(self, engine: Engine) -> None:
         foreign = create(engine, tenant_id="acme").raw_key
-        malformed = foreign[:-1] + ("a" if foreign[-1] != "a" else "b")
+        malformed = mistyped(foreign)
         messages = set()
         for raw_key in (malformed, KeyGenerator().generate("sk", "live"), foreign, "", "x" * 9999):
             with pytest.raises(InvalidKeyError) as refused:
@@ -251,7 +251,7 @@ class TestValidate:
         raw_key = create(Engine(memory)).raw_key
         memory.close()
         with pytest.raises(InvalidKeyError):
-            Engine(memory).validate_key(raw_key[:-1] + ("a" if raw_key[-1] != "a" else "b"))
+            Engine(memory).validate_key(mistyped(raw_key))
         with pytest.raises(StoreUnavailableError):
             Engine(memory).validate_key(raw_key)
 

@@ -28,7 +28,7 @@ from keysmith import (
     SqliteStore,
     StoreUnavailableError,
 )
-from tests.conftest import START, Recorder, TurnableClock
+from tests.conftest import START, Recorder, TurnableClock, mistyped
 
 Limited = Callable[..., str]
 
@@ -179,7 +179,7 @@ class TestHooks:
 
         recorder.events.clear()
         engine.validate_key(raw_key, cost=0)
-        refused(engine, raw_key[:-1] + "x")
+        refused(engine, mistyped(raw_key))
         assert set(recorder.names()) == {"on_key_validated", "on_key_validation_failed"}
 
     def test_also_when_an_event_loop_asks(
