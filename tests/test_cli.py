@@ -497,11 +497,14 @@ def test_a_reader_that_has_gone(run: Run, monkeypatch: pytest.MonkeyPatch, line:
     assert exited.value.code == 141
 
 
-def test_without_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("line", "code"), [("keys validate", 2), ("keys import -", 0)])
+def test_without_standard_input(
+    run: Run, monkeypatch: pytest.MonkeyPatch, line: str, code: int
+) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(SystemExit) as exited:
-        GROUP.main(["keys", "validate"], prog_name="keysmith")
-    assert exited.value.code == 2
+        GROUP.main(line.split(), prog_name="keysmith")
+    assert exited.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from enum import IntEnum
+from io import BytesIO, TextIOWrapper
 from typing import Any, NoReturn
 
 import typer
@@ -51,6 +52,8 @@ class CommandLine(TyperGroup):
         """Runs the command and exits with its code."""
         arguments = sys.argv[1:] if args is None else list(args)
         show_any_text()
+        if sys.stdin is None:  # closed by whoever has started this
+            sys.stdin = TextIOWrapper(BytesIO())
         sys.exit(self._run(arguments, {**extra, "standalone_mode": False}))
 
     def _run(self, arguments: list[str], extra: dict[str, Any]) -> int:

@@ -124,8 +124,6 @@ def reactivate(
 
 def _read_raw_key() -> str:
     """The raw key from where no history and no list of processes shows it."""
-    if sys.stdin is None:
-        raise typer.BadParameter("There is no standard input to read the raw key from.")
     if sys.stdin.isatty():
         return str(typer.prompt("Raw key", hide_input=True, err=True)).strip()
     # Whatever is longer is no key, and whatever is not text is not one either.
