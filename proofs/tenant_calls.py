@@ -122,8 +122,11 @@ def _after(pick: Pick, last: Any) -> dict[str, Any]:
     return dict(pick.one({}, {"after": last}))
 
 
-def _by_policy(pick: Pick) -> dict[str, Any]:
-    return {**pick.tenant, **pick.one({}, {"policy_id": pick.policy})}
+def _of_some(pick: Pick) -> dict[str, Any]:
+    """Filters of keys."""
+    moments = ("expires_by", "rotation_due_by", "unused_since")
+    moment = {pick.one(*moments): NOW + pick.one(-1, 0, 1) * _tomorrow}
+    return {**pick.tenant, **pick.one({}, {"policy_id": pick.policy}), **pick.one({}, moment)}
 
 
 Arguments = Callable[[Pick], tuple[tuple[Any, ...], dict[str, Any]]]
@@ -152,7 +155,7 @@ CALLS: dict[str, Arguments] = {
     "cleanup_expired_keys": _only(),
     "cleanup_grace_expired": _only(),
     "close": _only(),
-    "count_keys": _filters(_by_policy),
+    "count_keys": _filters(_of_some),
     "create_key": lambda pick: (_create_key(pick), pick.one({}, {"idempotency_key": "again"})),
     "create_policy": _only(lambda pick: PolicyCreate(name=pick.one("p", "q"), **pick.tenant)),
     "create_scope": _only(
@@ -175,9 +178,8 @@ CALLS: dict[str, Arguments] = {
         {"key_hash": pick.key_hash, "hint": "abcd"},
     ),
     "list_key_scopes": _only(_key),
-    "list_keys": _filters(lambda pick: {**_by_policy(pick), **_after(pick, pick.key)}),
+    "list_keys": _filters(lambda pick: {**_of_some(pick), **_after(pick, pick.key)}),
     "list_keys_due_for_rotation": _only(),
-    "list_keys_unused_since": _only(lambda _: NOW - _tomorrow),
     "list_policies": _filters(lambda pick: {**pick.tenant, **_after(pick, pick.policy)}),
     "list_rotations": _filters(lambda pick: {**pick.of_keys, **_after(pick, pick.rotation)}),
     "list_scopes": _filters(lambda pick: {**pick.tenant, **_after(pick, pick.scope)}),

@@ -222,7 +222,7 @@ class World:
             b.dropped_usage,
         ]
         told += [b.aggregate_usage(), b.summarize_usage(period="monthly")]
-        told += [b.list_keys_due_for_rotation(), b.list_keys_unused_since(NOW)]
+        told += [b.list_keys_due_for_rotation(), b.list_keys(unused_since=NOW)]
         told += [b.list_key_scopes(key_id) for key_id in self.theirs.keys]
         told += [outcome(b.validate_key, raw_key, cost=0) for raw_key in self.theirs.raw_keys]
         return [repr(each) for each in told]

@@ -48,6 +48,7 @@ class Template:
                     app_id="web",
                     allowed_ips=["10.0.0.0/8"],
                     max_key_lifetime=timedelta(days=365_000),
+                    rotation_period=timedelta(days=90),
                 )
             )
             unused = engine.create_policy(PolicyCreate(name="unused", tenant_id="acme"))

@@ -19,7 +19,7 @@ import pytest
 from keysmith.cli import main
 from keysmith.cli.options import parse_duration
 from tests.adversity import as_nobody, as_root
-from tests.command_line import COMMANDS, GROUP, Run, Template
+from tests.command_line import COMMANDS, FAR, GROUP, Run, Template
 
 FOREIGN = "somebody-elses-secret-4711"
 UNKNOWN_KEY = "akey_" + "0" * 26
@@ -104,6 +104,12 @@ CASES: dict[str, Any] = {
     "keys list --environment test": named("office"),
     "keys list --policy {policy}": named("office"),
     "keys list --created-by alice": named("main"),
+    f"keys list --expires-by {FAR}": named("main"),
+    "keys list --expires-by 2998-01-01T00:00:00Z": [],
+    f"keys list --rotation-due-by {FAR}": named("office"),
+    "keys list --rotation-due-by 2026-01-01T00:00:00Z": [],
+    "keys list --unused-since 2998-01-01T00:00:00Z": named("asleep", "office", "main"),
+    "keys list --unused-since 2026-01-01T00:00:00Z": [],
     "keys list --limit 1": named("asleep"),
     "keys list --after {office}": named("main"),
     "keys count": {"count": 3},
@@ -112,6 +118,9 @@ CASES: dict[str, Any] = {
     "keys count --state active": {"count": 2},
     "keys count --environment test --policy {policy}": {"count": 1},
     "keys count --created-by nobody": {"count": 0},
+    f"keys count --expires-by {FAR}": {"count": 1},
+    f"keys count --rotation-due-by {FAR} --app web": {"count": 1},
+    f"keys count --unused-since {FAR} --state active": {"count": 1},
     "keys show {main}": {"name": "main", "scopes": ["read"], "policy_id": None},
     "keys update {main} --name new --description '' --meta '{{}}' --policy {policy} "
     "--expires-at 2998-01-01T00:00:00Z": {
@@ -373,6 +382,7 @@ FAILURES: dict[str, tuple[int, str, str]] = {
     "keys list --state asleep": (2, "usage", "active.*suspended"),
     "keys list --limit 0": (2, "usage", "--limit"),
     "keys list --after x": (2, "invalid_input", "^after: "),
+    "keys list --unused-since 90d": (2, "usage", "--unused-since.*time zone"),
     "keys lits": (2, "usage", "list"),
     "keys update {main}": (2, "usage", "nothing to change"),
     "keys update {main} --policy {policy} --no-policy": (2, "usage", "not both"),

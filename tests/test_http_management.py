@@ -263,12 +263,22 @@ def test_usage(engine: Engine, api: httpx.Client) -> None:
 
 
 def test_filters(api: httpx.Client) -> None:
-    for environment in ("live", "test"):
-        created(api, "/keys", tenant_id="fil", environment=environment, created_by=environment)
+    policy = created(api, "/policies", tenant_id="fil", name="daily", rotation_period="P1D")
+    for environment, more in (
+        ("live", {"policy_id": policy["id"]}),
+        ("test", {"expires_at": "2998-01-01T00:00:00Z"}),
+    ):
+        given = {"environment": environment, "created_by": environment, **more}
+        created(api, "/keys", tenant_id="fil", **given)
     for query, expected in (
         ({"environment": "test"}, ["test"]),
         ({"created_by": "live"}, ["live"]),
         ({"state": "revoked"}, []),
+        ({"expires_by": "2998-01-01T00:00:00Z"}, ["test"]),
+        ({"rotation_due_by": "2997-01-01T00:00:00Z"}, ["live"]),
+        ({"rotation_due_by": "2026-01-01T00:00:00Z"}, []),
+        ({"unused_since": "2997-01-01T00:00:00Z"}, ["test", "live"]),
+        ({"unused_since": "2026-01-01T00:00:00Z"}, []),
         ({}, ["test", "live"]),
     ):
         given = {"tenant_id": "fil", **query}

@@ -133,23 +133,23 @@ class TestUnused:
         clock.turn(days=5)
         engine.validate_key(often.raw_key)
         engine.create_key(KeyCreate(name="young"))
-        assert names(engine.list_keys_unused_since(clock.now)) == ["never", "once"]
-        assert names(engine.list_keys_unused_since(clock.now + DAY)) == [
-            "never",
-            "once",
-            "often",
+        assert names(engine.list_keys(unused_since=clock.now)) == ["once", "never"]
+        assert names(engine.list_keys(unused_since=clock.now + DAY)) == [
             "young",
-        ]
-        assert engine.list_keys_unused_since(START) == []
-        assert names(engine.list_keys_unused_since(START + timedelta(microseconds=1))) == [
-            "never",
+            "often",
             "once",
+            "never",
+        ]
+        assert engine.list_keys(unused_since=START) == []
+        assert names(engine.list_keys(unused_since=START + timedelta(microseconds=1))) == [
+            "once",
+            "never",
         ]
 
     def test_also_within_a_transaction(self, engine: Engine, clock: TurnableClock) -> None:
         engine.create_key(KeyCreate(name="k"))
         with engine.store.transaction():
-            assert names(engine.list_keys_unused_since(clock.now + DAY)) == ["k"]
+            assert names(engine.list_keys(unused_since=clock.now + DAY)) == ["k"]
 
     def test_only_keys_that_live(self, engine: Engine, clock: TurnableClock) -> None:
         made = {
@@ -160,7 +160,7 @@ class TestUnused:
         engine.revoke_key(made["revoked"].id)
         engine.update_key(made["expired"].id, KeyUpdate(expires_at=START + HOUR))
         clock.turn(days=1)
-        assert names(engine.list_keys_unused_since(clock.now)) == ["active", "suspended"]
+        assert names(engine.list_keys(unused_since=clock.now)) == ["suspended", "active"]
 
     def test_of_one_tenant_and_app(self, engine: Engine, clock: TurnableClock) -> None:
         for tenant in ("acme", "other"):
@@ -168,13 +168,13 @@ class TestUnused:
                 engine.create_key(KeyCreate(name=f"{tenant} {app}", tenant_id=tenant, app_id=app))
         clock.turn(days=1)
         acme = engine.for_tenant("acme")
-        assert names(acme.list_keys_unused_since(clock.now)) == ["acme web", "acme job"]
+        assert names(acme.list_keys(unused_since=clock.now)) == ["acme job", "acme web"]
         job = engine.for_tenant("acme", app_id="job")
-        assert names(job.list_keys_unused_since(clock.now)) == ["acme job"]
+        assert names(job.list_keys(unused_since=clock.now)) == ["acme job"]
 
     def test_a_moment_without_a_time_zone_is_refused(self, engine: Engine) -> None:
         with pytest.raises(ValidationError):
-            engine.list_keys_unused_since(datetime(2026, 1, 1))
+            engine.list_keys(unused_since=datetime(2026, 1, 1))
 
 
 class TestCleanUps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from keysmith.cli.options import (
     Tenant,
     duration_option,
     given,
+    moment_option,
     refuse_both,
     refuse_nothing,
 )
@@ -74,6 +75,13 @@ OfPolicy = Annotated[
 ]
 CreatedBy = Annotated[
     str | None, typer.Option("--created-by", help="Only those that this one asked for.")
+]
+ExpiresBy = Annotated[Any, moment_option("--expires-by", "Only those that expire by then.")]
+RotationDueBy = Annotated[
+    Any, moment_option("--rotation-due-by", "Only those that must be rotated by then.")
+]
+UnusedSince = Annotated[
+    Any, moment_option("--unused-since", "Only older ones that nobody has used since.")
 ]
 
 
@@ -130,6 +138,9 @@ def list_keys(
     environment: OfEnvironment = None,
     policy: OfPolicy = None,
     created_by: CreatedBy = None,
+    expires_by: ExpiresBy = None,
+    rotation_due_by: RotationDueBy = None,
+    unused_since: UnusedSince = None,
     limit: Limit = None,
     after: After = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
@@ -144,6 +155,9 @@ def list_keys(
             environment=environment,
             policy_id=policy,
             created_by=created_by,
+            expires_by=expires_by,
+            rotation_due_by=rotation_due_by,
+            unused_since=unused_since,
             limit=limit,
             after=after,
         )
@@ -160,6 +174,9 @@ def count(
     environment: OfEnvironment = None,
     policy: OfPolicy = None,
     created_by: CreatedBy = None,
+    expires_by: ExpiresBy = None,
+    rotation_due_by: RotationDueBy = None,
+    unused_since: UnusedSince = None,
     database_url: DatabaseUrl = DEFAULT_DATABASE_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -172,6 +189,9 @@ def count(
             environment=environment,
             policy_id=policy,
             created_by=created_by,
+            expires_by=expires_by,
+            rotation_due_by=rotation_due_by,
+            unused_since=unused_since,
         )
     print_fields({"count": found}, as_json=as_json)
 

@@ -144,7 +144,6 @@ class AsyncEngine:
     maintain = _awaitable(Engine.maintain)
     list_rotations = _awaitable(Engine.list_rotations)
     list_keys_due_for_rotation = _awaitable(Engine.list_keys_due_for_rotation)
-    list_keys_unused_since = _awaitable(Engine.list_keys_unused_since)
     query_usage = _awaitable(Engine.query_usage)
     aggregate_usage = _awaitable(Engine.aggregate_usage)
     summarize_usage = _awaitable(Engine.summarize_usage)

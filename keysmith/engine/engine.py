@@ -214,7 +214,11 @@ class Engine:
     def list_keys(
         self, *, limit: int | None = None, after: str | None = None, **filters: Unpack[KeyFilters]
     ) -> Sequence[Key]:
-        """Keys, newest first. `after` is the last ID of the page before."""
+        """Keys, newest first. `after` is the last ID of the page before.
+
+        `unused_since=now - timedelta(days=90)` finds those that nobody has used for so long,
+        `expires_by` and `rotation_due_by` what is to come: see `KeyFilters`.
+        """
         return self._keys.list(limit, after, {**filters})
 
     def count_keys(self, **filters: Unpack[KeyFilters]) -> int:
@@ -318,10 +322,6 @@ class Engine:
         A key that was never rotated is due so long after its creation. The longest due come first.
         """
         return self._rotations.due()
-
-    def list_keys_unused_since(self, moment: datetime) -> Sequence[Key]:
-        """Living keys that are older than that moment, and have not been used since; by ID."""
-        return self._keys.unused_since(moment)
 
     # ------------------------------------------------------------------ usage
 

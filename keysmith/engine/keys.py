@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from keysmith.engine.context import Context, Precondition
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import ended_for_good, refuse_final, state_at
+from keysmith.engine.lifecycle import ended_for_good, refuse_final
 from keysmith.engine.results import CreatedKey
 from keysmith.engine.scopes import refuse_unallowed
 from keysmith.errors import (
@@ -49,21 +49,14 @@ class Keys:
         return self._context.key(key_id)
 
     def list(self, limit: int | None, after: str | None, filters: dict[str, Any]) -> Sequence[Key]:
-        narrowed = self._context.tenancy.narrow(filters)
+        narrowed = self._narrow(filters)
         if narrowed is None:
             return []
         return self._context.store.keys.list(limit=limit, after=after, **narrowed)
 
     def count(self, filters: dict[str, Any]) -> int:
-        narrowed = self._context.tenancy.narrow(filters)
+        narrowed = self._narrow(filters)
         return 0 if narrowed is None else self._context.store.keys.count(**narrowed)
-
-    def unused_since(self, moment: datetime) -> Sequence[Key]:
-        store, now = self._context.store, self._context.now()
-        if not store.in_transaction:
-            self._context.usage.flush()
-        unused = store.keys.list_unused(moment, **self._context.tenancy.filters())
-        return [key for key in unused if not state_at(key, now).final]
 
     def update(self, key_id: str, data: KeyUpdate, precondition: Precondition[Key] | None) -> Key:
         changes = data.changes()
@@ -89,6 +82,11 @@ class Keys:
                 precondition(key)
             self._context.store.keys.delete(key_id)
             self._context.announce("on_key_deleted", key)
+
+    def _narrow(self, filters: dict[str, Any]) -> dict[str, Any] | None:
+        if filters.get("unused_since") is not None and not self._context.store.in_transaction:
+            self._context.usage.flush()
+        return self._context.tenancy.narrow(filters)
 
     def _add(
         self,

@@ -66,10 +66,12 @@ class Maintenance:
             grace_ended=self._rotations.close_ended(),
             usage_purged=0 if purge is None else self._usage.purge(purge, None),
             due_for_rotation=tuple(map(KeyPublic.model_validate, self._rotations.due())),
-            unused=()
-            if since is None
-            else tuple(map(KeyPublic.model_validate, self._keys.unused_since(since))),
+            unused=() if since is None else self._unused(since),
         )
+
+    def _unused(self, since: datetime) -> tuple[KeyPublic, ...]:
+        keys = self._keys.list(None, None, {"unused_since": since})
+        return tuple(KeyPublic.model_validate(key) for key in reversed(keys))
 
 
 def _before(now: datetime, lasts: timedelta) -> datetime:

@@ -245,6 +245,9 @@ class KeyFilter(TenantFilter):
     state: KeyState | None = None
     policy_id: Label | None = None
     created_by: Label | None = None
+    expires_by: UtcDatetime | None = None
+    rotation_due_by: UtcDatetime | None = None
+    unused_since: UtcDatetime | None = None
 
 
 class KeyQuery(KeyFilter, Query):

@@ -49,12 +49,24 @@ class TenantFilters(TypedDict, total=False):
 
 
 class KeyFilters(TenantFilters, total=False):
-    """Which keys."""
+    """Which keys. Those that ask for a moment find keys in no final state alone."""
 
     environment: Environment | None
     state: KeyState | None
     policy_id: Label | None
     created_by: Label | None
+    expires_by: UtcDatetime | None
+    """Those whose expiry lies at or before that moment."""
+    rotation_due_by: UtcDatetime | None
+    """Those that live then, and whose policy's `rotation_period` has passed by then.
+
+    It counts from the last rotation, or from the creation of a key that was never rotated.
+    """
+    unused_since: UtcDatetime | None
+    """Those that lived then, had been created before, and have not been used since.
+
+    For a store, what is still in an engine's buffer of usage does not count yet.
+    """
 
 
 class ScopeFilters(TenantFilters, total=False):
@@ -124,19 +136,10 @@ class KeyRepository(Protocol):
     ) -> Sequence[Key]:
         """Keys not yet in a final state whose expiry lies at or before that moment, by expiry."""
 
-    def list_unused(self, since: datetime, **filters: Unpack[TenantFilters]) -> Sequence[Key]:
-        """Keys not in a final state, created before that moment and not used since, oldest first.
-
-        What is still in an engine's buffer of usage does not count yet.
-        """
-
     def list_due_for_rotation(
         self, now: datetime, **filters: Unpack[TenantFilters]
     ) -> Sequence[Key]:
-        """Keys not in a final state whose policy's `rotation_period` has passed, longest due first.
-
-        It counts from the last rotation, or from the creation of a key that was never rotated.
-        """
+        """Keys that `rotation_due_by` finds for now, the longest due first."""
 
     def list_by_policy(self, policy_id: str) -> Sequence[Key]:
         """Keys that bear this policy."""

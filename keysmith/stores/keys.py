@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Unpack
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Unpack
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
@@ -21,11 +22,10 @@ _table: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 _held: sa.Table = sa.inspect(KeyScope).local_table  # type: ignore[assignment]
 _policies: sa.Table = sa.inspect(Policy).local_table  # type: ignore[assignment]
 
-_LIVING = _table.c.state.in_([state for state in KeyState if not state.final])
+_PERIOD = _policies.c.rotation_period
+_ROTATING = sa.select(_policies.c.id, _PERIOD).where(_PERIOD.is_not(None))
 _SECRET_SINCE = sa.func.coalesce(_table.c.rotated_at, _table.c.created_at, type_=Timestamp)
-_ROTATING = sa.select(_policies.c.id, _policies.c.rotation_period).where(
-    _policies.c.rotation_period.is_not(None)
-)
+_NO_FINAL_STATE = _table.c.state.in_([state for state in KeyState if not state.final])
 
 
 class SqlKeyRepository(SqlRepository[Key]):
@@ -73,43 +73,30 @@ class SqlKeyRepository(SqlRepository[Key]):
     def list(
         self, *, limit: int | None = None, after: str | None = None, **filters: Unpack[KeyFilters]
     ) -> Sequence[Key]:
-        return self._page(self._filtered(filters), limit=limit, after=after)
+        with self._database.read():
+            return self._page(self._filtered(filters), limit=limit, after=after)
 
     def count(self, **filters: Unpack[KeyFilters]) -> int:
-        return self._count(*self._filtered(filters))
-
-    def list_unused(self, since: datetime, **filters: Unpack[TenantFilters]) -> Sequence[Key]:
-        since = moment(since)
-        unused = _table.c.last_used_at.is_(None) | (_table.c.last_used_at < since)
-        return self._page(
-            [_LIVING, _table.c.created_at < since, unused, *self._filtered(filters)],
-            limit=None,
-            order_by=(_table.c.id,),
-        )
+        with self._database.read():
+            return self._count(*self._filtered(filters))
 
     def list_due_for_rotation(
         self, now: datetime, **filters: Unpack[TenantFilters]
     ) -> Sequence[Key]:
-        now, whose = moment(now), self._filtered(filters)
-        due: list[tuple[datetime, Key]] = []
-        with self._database.read() as connection:
-            for policy_id, period in connection.execute(_ROTATING).all():
-                try:
-                    since = now - period
-                except OverflowError:
-                    continue  # longer than there has been time
-                keys = self._page(
-                    [_LIVING, _table.c.policy_id == policy_id, since >= _SECRET_SINCE, *whose],
-                    limit=None,
-                )
-                due += [((key.rotated_at or key.created_at) + period, key) for key in keys]
-        return [key for _, key in sorted(due, key=lambda each: (each[0], each[1].id))]
+        with self._database.read():
+            keys = self.list(rotation_due_by=now, **filters)
+            period = self._rotation_periods()
+
+        def due(key: Key) -> tuple[datetime, str]:
+            return (key.rotated_at or key.created_at) + period[key.policy_id], key.id
+
+        return sorted(keys, key=due)
 
     def list_expired(
         self, before: datetime, *, limit: int | None = None, **filters: Unpack[TenantFilters]
     ) -> Sequence[Key]:
         return self._page(
-            [_LIVING, _table.c.expires_at <= moment(before), *self._filtered(filters)],
+            self._filtered({"expires_by": before, **filters}),
             limit=limit,
             order_by=(_table.c.expires_at, _table.c.id),
         )
@@ -125,3 +112,40 @@ class SqlKeyRepository(SqlRepository[Key]):
         with self._database.write() as connection:
             result = connection.execute(sa.delete(_table).where(_table.c.tenant_id == tenant_id))
             return result.rowcount
+
+    def _meets(self, name: str, value: Any) -> sa.ColumnElement[bool]:
+        columns = self.table.c
+        match name:
+            case "expires_by":
+                return sa.and_(_NO_FINAL_STATE, columns.expires_at <= value)
+            case "rotation_due_by":
+                return sa.and_(*_living(value), self._due(value))
+            case "unused_since":
+                unused = sa.or_(columns.last_used_at.is_(None), columns.last_used_at < value)
+                return sa.and_(*_living(value), columns.created_at < value, unused)
+            case _:
+                return super()._meets(name, value)
+
+    def _due(self, by: datetime) -> sa.ColumnElement[bool]:
+        """Whether the secret is older than its policy's period at that moment."""
+        since: list[tuple[timedelta, datetime]] = []
+        for period in set(self._rotation_periods().values()):
+            with suppress(OverflowError):  # longer than there has been time
+                since.append((period, by - period))
+        if not since:
+            return sa.false()
+        named = sa.column("period", _PERIOD.type), sa.column("since", Timestamp)
+        due = sa.values(*named, name="due").data(since).cte().c
+        return sa.exists().where(
+            _policies.c.id == _table.c.policy_id, due.period == _PERIOD, due.since >= _SECRET_SINCE
+        )
+
+    def _rotation_periods(self) -> dict[str | None, timedelta]:
+        """By policy, of those that have one."""
+        with self._database.read() as connection:
+            return dict(connection.execute(_ROTATING).all())
+
+
+def _living(then: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    expires_at = _table.c.expires_at
+    return _NO_FINAL_STATE, sa.or_(expires_at.is_(None), expires_at > then)

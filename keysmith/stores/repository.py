@@ -200,12 +200,12 @@ class SqlRepository(Generic[TableT]):
 
     def _equal(self, **filters: Any) -> list[sa.ColumnElement[bool]]:
         """A criterion for each filter that is not `None`."""
+        return [self._meets(name, value) for name, value in filters.items() if value is not None]
+
+    def _meets(self, name: str, value: Any) -> sa.ColumnElement[bool]:
+        """The criterion for a filter."""
         columns = self.table.c
-        return [
-            columns[name] == value if name in columns else columns.key_id.in_(_of_app(value))
-            for name, value in filters.items()
-            if value is not None
-        ]
+        return columns[name] == value if name in columns else columns.key_id.in_(_of_app(value))
 
 
 def _of_app(app_id: str) -> sa.Select[Any]:

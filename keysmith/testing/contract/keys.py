@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -204,20 +205,21 @@ class TestKeys:
         assert ids(store.keys.list_expired(START, tenant_id="default", limit=1)) == [sooner.id]
         assert ids(store.keys.list_expired(START, app_id="shop")) == [sooner.id]
 
-    def test_list_unused_is_of_living_keys_that_are_older(self, store: Store) -> None:
+    def test_unused_are_living_keys_that_are_older(self, store: Store) -> None:
         before, after = START - timedelta(microseconds=1), START
         never = a_key(store, created_at=before)
         long_ago = a_key(store, created_at=before, last_used_at=before, tenant_id="acme")
         a_key(store, created_at=before, last_used_at=after)
         a_key(store, created_at=after)
         a_key(store, created_at=before, state=KeyState.REVOKED)
+        a_key(store, created_at=before, expires_at=START)
         suspended = a_key(store, created_at=before, state=KeyState.SUSPENDED, app_id="shop")
-        found = store.keys.list_unused(START)
-        assert ids(found) == [never.id, long_ago.id, suspended.id]
-        assert ids(store.keys.list_unused(START, tenant_id="acme")) == [long_ago.id]
-        assert ids(store.keys.list_unused(START, tenant_id="default", app_id="shop")) == [
-            suspended.id
-        ]
+        found = partial(store.keys.list, unused_since=START)
+        assert ids(found()) == [suspended.id, long_ago.id, never.id]
+        assert ids(found(tenant_id="acme")) == [long_ago.id]
+        assert ids(found(tenant_id="default", app_id="shop")) == [suspended.id]
+        assert ids(found(limit=1, after=suspended.id)) == [long_ago.id]
+        assert store.keys.count(unused_since=START) == 3
 
     def test_list_due_for_rotation_goes_by_the_policy(self, store: Store) -> None:
         def policy(days: int | None, tenant_id: str = "default") -> str:
@@ -241,6 +243,44 @@ class TestKeys:
         assert ids(found(START, tenant_id="acme")) == [other.id]
         assert ids(found(START, tenant_id="default")) == [longer.id, due.id]
         assert ids(found(START, app_id="shop")) == [longer.id]
+        assert ids(store.keys.list(rotation_due_by=START)) == [other.id, longer.id, due.id]
+        assert ids(store.keys.list(rotation_due_by=START, policy_id=daily)) == [longer.id]
+
+    def test_rotation_due_by_some_moment(self, store: Store) -> None:
+        hour, century = timedelta(hours=1), timedelta(days=36500)
+        hourly = [Policy(name=f"{n}", rotation_period=hour) for n in range(2)]
+        for policy in hourly:
+            store.policies.create(policy)
+        ages = Policy(name="ages", rotation_period=30 * century)
+        store.policies.create(ages)
+        due = partial(store.keys.list, rotation_due_by=START + hour)
+        assert due() == []
+        first, second = (a_key(store, policy_id=p.id, created_at=START) for p in hourly)
+        a_key(store, policy_id=ages.id, created_at=START)
+        a_key(store, policy_id=hourly[0].id, created_at=START, expires_at=START + hour)
+        assert ids(due()) == [second.id, first.id]
+        assert ids(due(limit=1)) == [second.id]
+        assert ids(due(after=second.id)) == [first.id]
+        count = store.keys.count
+        assert count(rotation_due_by=START + hour, policy_id=hourly[0].id) == 1
+        assert count(rotation_due_by=START + hour - timedelta(microseconds=1)) == 0
+        assert ids(due(unused_since=START + hour, expires_by=START + hour)) == []
+
+    def test_no_policy_rotates(self, store: Store) -> None:
+        policy = store.policies.create(Policy(name="never"))
+        a_key(store, policy_id=policy.id, created_at=START - timedelta(days=1))
+        assert store.keys.list(rotation_due_by=START) == []
+
+    def test_expires_by_finds_what_no_state_has_noted(self, store: Store) -> None:
+        later = START + timedelta(microseconds=1)
+        first, second = (a_key(store, expires_at=at) for at in (START, later))
+        a_key(store)
+        a_key(store, expires_at=START, state=KeyState.EXPIRED)
+        assert ids(store.keys.list(expires_by=START)) == [first.id]
+        assert ids(store.keys.list(expires_by=later)) == [second.id, first.id]
+        assert store.keys.count(expires_by=later, state=KeyState.ACTIVE) == 2
+        with pytest.raises(ValidationError):
+            store.keys.list(expires_by=START.replace(tzinfo=None))
 
     def test_delete_by_tenant(self, store: Store) -> None:
         for tenant in ("a", "a", "b"):
