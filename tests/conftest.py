@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from keysmith import Engine, Plugin, SqliteStore
+from keysmith import CreatedKey, Engine, KeyCreate, Plugin, SqliteStore
 from keysmith.testing import TurnableClock
 
 pytest_plugins = [
@@ -52,6 +53,11 @@ def _recording(name: str) -> Callable[..., None]:
 
 for _name in [name for name in vars(Plugin) if name.startswith("on_") and "timed" not in name]:
     setattr(Recorder, _name, _recording(_name))
+
+
+def create(engine: Engine, name: str = "n", **fields: Any) -> CreatedKey:
+    """A key of which only what is given matters."""
+    return engine.create_key(KeyCreate(name=name, **fields))
 
 
 def mistyped(raw_key: str) -> str:
