@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from keysmith import (
     ConflictError,
     Engine,
+    Hasher,
     InvalidKeyError,
     KeyCreate,
+    KeyGenerator,
     KeyNotFoundError,
     KeyUpdate,
     PolicyCreate,
@@ -188,3 +190,41 @@ def contents(path: Path) -> dict[str, bytes]:
 def test_far_future_is_fine(engine: Engine) -> None:
     moment = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
     assert engine.create_key(KeyCreate(name="n", expires_at=moment)).key.expires_at == moment
+
+
+RAW_KEY = KeyGenerator().generate("sk", "live")
+"""In the wrong place."""
+
+ASTRAY: dict[str, Callable[[Engine, str], object]] = {
+    "list_keys(state=)": lambda e, _: e.list_keys(state=RAW_KEY),  # type: ignore[arg-type]
+    "list_keys(tenant_id=)": lambda e, _: e.list_keys(tenant_id=f"{RAW_KEY}\n"),
+    "list_keys(unused_since=)": lambda e, _: e.list_keys(unused_since=RAW_KEY),  # type: ignore[arg-type]
+    "list_keys(limit=)": lambda e, _: e.list_keys(limit=RAW_KEY),  # type: ignore[arg-type]
+    "list_keys(after=)": lambda e, _: e.list_keys(after=RAW_KEY),
+    "list_scopes(after=)": lambda e, _: e.list_scopes(after=(RAW_KEY, RAW_KEY)),
+    "list_rotations(reason=)": lambda e, _: e.list_rotations(reason=RAW_KEY),  # type: ignore[arg-type]
+    "rotate_key(reason=)": lambda e, key_id: e.rotate_key(key_id, reason=RAW_KEY),  # type: ignore[arg-type]
+    "rotate_key(grace=)": lambda e, key_id: e.rotate_key(key_id, grace=RAW_KEY),  # type: ignore[arg-type]
+    "rotate_key(idempotency_key=)": lambda e, key_id: e.rotate_key(
+        key_id, idempotency_key=20 * RAW_KEY
+    ),
+    "for_tenant()": lambda e, _: e.for_tenant(f"{RAW_KEY}\n"),
+    "validate_key(cost=)": lambda e, _: e.validate_key(RAW_KEY, cost=RAW_KEY),  # type: ignore[arg-type]
+    "query_usage(since=)": lambda e, _: e.query_usage(since=RAW_KEY),  # type: ignore[arg-type]
+    "query_usage(after=)": lambda e, _: e.query_usage(after=(RAW_KEY, RAW_KEY)),  # type: ignore[arg-type]
+    "aggregate_usage(period=)": lambda e, _: e.aggregate_usage(period=RAW_KEY),  # type: ignore[arg-type]
+    "aggregate_usage(after=)": lambda e, _: e.aggregate_usage(after=(RAW_KEY, RAW_KEY)),  # type: ignore[arg-type]
+    "purge_usage()": lambda e, _: e.purge_usage(RAW_KEY),  # type: ignore[arg-type]
+    "maintain(unused_for=)": lambda e, _: e.maintain(unused_for=RAW_KEY),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("call", ASTRAY)
+def test_a_raw_key_in_the_wrong_place_is_not_repeated(engine: Engine, call: str) -> None:
+    key_id = engine.import_key(
+        KeyCreate(name="n"), key_hash=Hasher().hash(RAW_KEY), hint=RAW_KEY[-4:]
+    ).id
+    with pytest.raises(ValidationError) as refused:
+        ASTRAY[call](engine, key_id)
+    shown = str(refused.value) + repr(refused.value)
+    assert not [RAW_KEY[at : at + 8] for at in range(8, 50) if RAW_KEY[at : at + 8] in shown]

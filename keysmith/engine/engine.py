@@ -45,7 +45,7 @@ from keysmith.models import (
     UsageRecord,
     UsageSummary,
 )
-from keysmith.models.base import Name
+from keysmith.models.base import HIDE_INPUT, Name
 from keysmith.raw_keys import Hasher, KeyGenerator
 from keysmith.stores.base import (
     KeyFilters,
@@ -57,7 +57,7 @@ from keysmith.stores.base import (
 )
 from keysmith.tracebacks import forget_values, guarded
 
-_name: TypeAdapter[str] = TypeAdapter(Name)
+_name: TypeAdapter[str] = TypeAdapter(Name, config=HIDE_INPUT)
 
 
 # Of these two, called for every request, one sees to its errors itself, the other gets no secret.

@@ -13,10 +13,11 @@ from pydantic import StringConstraints, TypeAdapter
 from keysmith.engine.context import Tenancy
 from keysmith.errors import NotFoundError, RequestMismatchError, RequestRepeatedError
 from keysmith.models import Key, Rotation
+from keysmith.models.base import HIDE_INPUT
 
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
-_idempotency_key: TypeAdapter[str] = TypeAdapter(IdempotencyKey)
+_idempotency_key: TypeAdapter[str] = TypeAdapter(IdempotencyKey, config=HIDE_INPUT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from keysmith.engine.lifecycle import Lifecycle
 from keysmith.engine.rotation import Rotations
 from keysmith.engine.usage import Usage
 from keysmith.models import KeyPublic
+from keysmith.models.base import HIDE_INPUT
 from keysmith.models.policies import NonNegativeDuration
 
-_duration: TypeAdapter[timedelta] = TypeAdapter(NonNegativeDuration)
+_duration: TypeAdapter[timedelta] = TypeAdapter(NonNegativeDuration, config=HIDE_INPUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

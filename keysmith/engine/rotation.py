@@ -15,12 +15,12 @@ from keysmith.engine.lifecycle import AT_ONCE, ended_for_good, refuse_final, sta
 from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Rotation, RotationReason
-from keysmith.models.base import invalid
+from keysmith.models.base import HIDE_INPUT, invalid
 from keysmith.models.policies import DEFAULT_GRACE_PERIOD, MAX_GRACE, NonNegativeDuration
 from keysmith.raw_keys import hint_of
 
-_duration: TypeAdapter[timedelta] = TypeAdapter(NonNegativeDuration)
-_reason: TypeAdapter[RotationReason] = TypeAdapter(RotationReason)
+_duration: TypeAdapter[timedelta] = TypeAdapter(NonNegativeDuration, config=HIDE_INPUT)
+_reason: TypeAdapter[RotationReason] = TypeAdapter(RotationReason, config=HIDE_INPUT)
 
 
 class Rotations:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from keysmith.engine.context import Context
 from keysmith.models import Period, UsageAggregate, UsageCreate, UsageRecord, UsageSummary
-from keysmith.models.base import moment
+from keysmith.models.base import HIDE_INPUT, moment
 from keysmith.models.frozen import FrozenDict, freeze
 from keysmith.models.usages import plain
 from keysmith.stores.base import RecordedUsage
@@ -21,7 +21,7 @@ REST = 3
 """How much longer than it writes a purge rests. Those in other processes who wait for the lock look
 for it ever more seldom, so they would hardly ever find it free without."""
 
-_period: TypeAdapter[Period] = TypeAdapter(Period)
+_period: TypeAdapter[Period] = TypeAdapter(Period, config=HIDE_INPUT)
 _NOTHING = FrozenDict()
 _values = itemgetter(*RecordedUsage._fields[:9])
 """Those of a `UsageCreate`."""

@@ -30,6 +30,7 @@ from keysmith.errors import (
     StoreUnavailableError,
 )
 from keysmith.models import KeyPublic, KeyState
+from keysmith.models.base import HIDE_INPUT
 from keysmith.models.policies import MAX_COUNT
 from keysmith.raw_keys import check_form, mask
 
@@ -43,7 +44,9 @@ _INACTIVE: dict[KeyState, type[KeyInactiveError]] = {
 
 Take = Callable[[str, Limits, int], RateLimitStatus | None]
 
-_cost: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)])
+Cost = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
+
+_cost: TypeAdapter[int] = TypeAdapter(Cost, config=HIDE_INPUT)
 
 
 class Validation:

@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BeforeValidator,
+    ConfigDict,
     GetJsonSchemaHandler,
     JsonValue,
     PlainSerializer,
@@ -147,6 +148,9 @@ def _bounded_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 MAX_METADATA_LENGTH = 16_384
+
+HIDE_INPUT = ConfigDict(hide_input_in_errors=True)
+"""For what checks an argument by itself: the wrong one may be a raw key."""
 
 UtcDatetime = Annotated[
     AwareDatetime,
@@ -369,7 +373,7 @@ class Update(Base):
         return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
 
 
-_moment: TypeAdapter[datetime] = TypeAdapter(UtcDatetime)
+_moment: TypeAdapter[datetime] = TypeAdapter(UtcDatetime, config=HIDE_INPUT)
 
 
 def moment(value: datetime) -> datetime:

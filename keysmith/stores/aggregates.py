@@ -10,7 +10,6 @@ from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 from sqlalchemy.dialects import sqlite
 
 from keysmith.errors import NotFoundError, StoreCorruptError
@@ -75,7 +74,7 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
 
     model = UsageAggregate
     missing = NotFoundError
-    filters = TypeAdapter(UsageFilters)
+    filters = UsageFilters
 
     def add(self, connection: sa.Connection, records: Iterable[Counted]) -> None:
         """Adds records to their days and months, in the caller's transaction."""

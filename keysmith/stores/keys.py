@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any, Unpack
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 
 from keysmith.errors import KeyNotFoundError
 from keysmith.ids import IdPrefix
@@ -35,7 +34,7 @@ class SqlKeyRepository(SqlRepository[Key]):
     missing = KeyNotFoundError
     id_prefix = IdPrefix.KEY
     taken = "Another key has this secret already."
-    filters = TypeAdapter(KeyFilters)
+    filters = KeyFilters
 
     def get_by_hash(self, key_hash: str) -> Key:
         return self._one(_table.c.key_hash == key_hash)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 
 from keysmith.errors import PolicyInUseError, PolicyNotFoundError
 from keysmith.ids import IdPrefix
@@ -22,7 +21,7 @@ class SqlPolicyRepository(SqlRepository[Policy]):
     missing = PolicyNotFoundError
     id_prefix = IdPrefix.POLICY
     taken = "A policy of this name exists already in this tenant."
-    filters = TypeAdapter(TenantFilters)
+    filters = TenantFilters
 
     def get_by_name(self, tenant_id: str, name: str) -> Policy:
         return self._one(*self._equal(tenant_id=tenant_id, name=name))

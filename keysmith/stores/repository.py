@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter
 from keysmith.errors import ConflictError, NotFoundError, StoreCorruptError
 from keysmith.ids import IdPrefix, is_id
 from keysmith.models import Key
-from keysmith.models.base import Table, invalid
+from keysmith.models.base import HIDE_INPUT, Table, invalid
 from keysmith.stores.base import TenantFilters
 from keysmith.stores.database import Database
 
@@ -20,7 +20,7 @@ TableT = TypeVar("TableT", bound=Table)
 
 _keys: sa.Table = sa.inspect(Key).local_table  # type: ignore[assignment]
 
-_limit: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=2**31)])
+_limit: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=2**31)], config=HIDE_INPUT)
 
 
 class SqlRepository(Generic[TableT]):
@@ -35,13 +35,15 @@ class SqlRepository(Generic[TableT]):
     id_prefix: ClassVar[IdPrefix]
     taken: ClassVar[str] = "There is such a row already."
     """What a `ConflictError` says."""
-    filters: ClassVar[TypeAdapter[Any]]
+    filters: ClassVar[Any]
     places: ClassVar[TypeAdapter[tuple[Any, str]]]
     """Where a row stands in a list that is not by ID: what the list is by, and the ID."""
 
     table: ClassVar[sa.Table]
     fields: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[sa.Column[Any], ...]]
+
+    _checked_filters: ClassVar[TypeAdapter[Any]]
 
     # Built once: to build a statement costs as much as to run it.
     _insert: ClassVar[sa.Insert]
@@ -51,6 +53,8 @@ class SqlRepository(Generic[TableT]):
     _select_for_update: ClassVar[sa.Select[Any]]
 
     def __init_subclass__(cls) -> None:
+        # For a `TypedDict` by itself no configuration is taken.
+        cls._checked_filters = TypeAdapter(cls.filters | None, config=HIDE_INPUT)
         mapper: Any = sa.inspect(cls.model)
         cls.table = mapper.local_table
         cls.fields = tuple(cls.model.model_fields)
@@ -182,7 +186,7 @@ class SqlRepository(Generic[TableT]):
         self, filters: Mapping[str, Any], *, time: sa.ColumnElement[Any] | None = None
     ) -> list[sa.ColumnElement[bool]]:
         """A criterion for each filter; unknown filters and values raise `ValidationError`."""
-        checked = dict(self.filters.validate_python(dict(filters)))
+        checked = dict(self._checked_filters.validate_python(dict(filters)))
         since, until = checked.pop("since", None), checked.pop("until", None)
         criteria = self._equal(**checked)
         if time is not None and since is not None:

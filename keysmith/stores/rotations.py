@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Unpack
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 
 from keysmith.errors import RotationNotFoundError
 from keysmith.ids import IdPrefix
@@ -27,7 +26,7 @@ class SqlRotationRepository(SqlRepository[Rotation]):
     missing = RotationNotFoundError
     id_prefix = IdPrefix.ROTATION
     taken = "Another rotation has taken this secret out of use already."
-    filters = TypeAdapter(RotationFilters)
+    filters = RotationFilters
 
     def get_by_request(self, token: str) -> Rotation:
         return self._one(_table.c.request_token == token)

@@ -17,7 +17,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from keysmith.errors import KeyNotFoundError, ScopeNotFoundError
 from keysmith.ids import IdPrefix
 from keysmith.models import Key, KeyScope, Scope
-from keysmith.models.base import SCOPE_NAME_PATTERN, ScopeId, ScopeName
+from keysmith.models.base import HIDE_INPUT, SCOPE_NAME_PATTERN, ScopeId, ScopeName
 from keysmith.stores.base import ScopeFilters
 from keysmith.stores.repository import SqlRepository
 
@@ -80,8 +80,8 @@ class SqlScopeRepository(SqlRepository[Scope]):
     missing = ScopeNotFoundError
     id_prefix = IdPrefix.SCOPE
     taken = "A scope of this name exists already in this tenant."
-    filters = TypeAdapter(ScopeFilters)
-    places = TypeAdapter(tuple[ScopeName, ScopeId])
+    filters = ScopeFilters
+    places = TypeAdapter(tuple[ScopeName, ScopeId], config=HIDE_INPUT)
 
     def get_by_name(self, tenant_id: str, name: str) -> Scope:
         return self._one(*self._equal(tenant_id=tenant_id, name=name))

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from keysmith.errors import KeyNotFoundError, NotFoundError
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Period, UsageAggregate, UsageRecord, UsageSummary
-from keysmith.models.base import UsageId, UtcDatetime, moment
+from keysmith.models.base import HIDE_INPUT, UsageId, UtcDatetime, moment
 from keysmith.stores.aggregates import Counted, SqlAggregates
 from keysmith.stores.base import RecordedUsage, TenantFilters, UsageFilters
 from keysmith.stores.bulk import stored_moment, write_rows
@@ -36,8 +36,8 @@ class SqlUsageRepository(SqlRepository[UsageRecord]):
     model = UsageRecord
     missing = NotFoundError
     id_prefix = IdPrefix.USAGE
-    filters = TypeAdapter(UsageFilters)
-    places = TypeAdapter(tuple[UtcDatetime, UsageId])
+    filters = UsageFilters
+    places = TypeAdapter(tuple[UtcDatetime, UsageId], config=HIDE_INPUT)
 
     def __init__(self, database: Any) -> None:
         super().__init__(database)
