@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, HTTPException, Request
 
-from keysmith import Engine, KeyCreate, KeyUpdate, PolicyCreate, ScopeCreate, SqliteStore
+from keysmith import Engine, Key, KeyCreate, KeyUpdate, PolicyCreate, ScopeCreate, SqliteStore
 from keysmith.fastapi import Authority, management_router
 from keysmith.fastapi.authority import SCOPES
 from keysmith.plugins import Metrics
@@ -311,6 +311,26 @@ def test_somebody_elses_way_to_authorize(engine: Engine) -> None:
         assert valid.json()["rotated"] is True
         is_problem(caller.get("/policies"), 403, "insufficient_scope")
         is_problem(caller.get(f"/keys/{objects(engine, 'other')['key_id']}"), 404, "key_not_found")
+
+
+def test_whoever_gets_a_secret_is_looked_at_in_the_transaction_that_makes_it(
+    engine: Engine,
+) -> None:
+    """Else somebody could give the key another scope in between."""
+    looked: list[bool] = []
+
+    class Watched(Authority):
+        def require_over_key(self, key: Key) -> None:
+            looked.append(engine.store.in_transaction)
+            super().require_over_key(key)
+
+    app = FastAPI()
+    caller = Watched(engine.for_tenant("acme"), ["keysmith:keys"])
+    app.include_router(management_router(engine, authorize=lambda: caller))
+    made = engine.create_key(KeyCreate(name="n", tenant_id="acme"))
+    with serving(app) as url, client(url) as http:
+        assert http.post(f"/v1/keys/{made.key.id}/rotate").status_code == 200
+    assert looked == [True]
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from keysmith import (
     Engine,
+    Key,
     KeyRevokedError,
     KeyState,
     KeySuspendedError,
@@ -129,6 +130,38 @@ class TestRotate:
         for raw_key in (created.raw_key, rotated.raw_key, again.raw_key):
             with pytest.raises(KeyRevokedError):
                 engine.validate_key(raw_key)
+
+    @pytest.mark.parametrize("state", ["active", "suspended", "revoked", "expired"])
+    def test_the_use_of_an_old_secret_is_told_in_whatever_state_the_key_is(
+        self, engine: Engine, clock: TurnableClock, recorder: Recorder, state: str
+    ) -> None:
+        created = create(engine, expires_at=START + HOUR)
+        engine.rotate_key(created.key.id, reason="compromise")
+        if state == "suspended":
+            engine.suspend_key(created.key.id)
+        elif state == "revoked":
+            engine.revoke_key(created.key.id)
+        elif state == "expired":
+            clock.turn(hours=1)
+        for times in (1, 2):
+            with pytest.raises(KeyRevokedError):
+                engine.validate_key(created.raw_key)
+            assert recorder.names().count("on_rotated_key_reused") == times
+
+    def test_a_precondition_holds_in_the_moment_of_the_rotation(self, engine: Engine) -> None:
+        created = create(engine)
+        seen = []
+
+        def no(key: Key) -> None:
+            seen.append((key.id, engine.store.in_transaction))
+            raise KeySuspendedError
+
+        with pytest.raises(KeySuspendedError):
+            engine.rotate_key(created.key.id, precondition=no)
+        assert seen == [(created.key.id, True)]
+        assert engine.list_rotations() == []
+        rotated = engine.rotate_key(created.key.id, precondition=lambda _: None)
+        assert not engine.validate_key(rotated.raw_key).rotated
 
     @pytest.mark.parametrize(
         "how", ["refused", "none", "compromise", "compromise later", "cleaned up"]

@@ -257,15 +257,19 @@ class Engine:
         grace: timedelta | None = None,
         rotated_by: str = "",
         idempotency_key: str | None = None,
+        precondition: Precondition[Key] | None = None,
     ) -> CreatedKey:
         """Gives a key a new secret; the old one goes on working until `grace` has passed.
 
         `grace` defaults to the policy's `grace_period`, and that to 24 hours. With the reason
         `"compromise"` there is none, and what earlier rotations had left ends too. Raises
         `InvalidStateTransitionError` for a key that is revoked or expired. With the same
-        `idempotency_key` a key is rotated once; see `create_key`.
+        `idempotency_key` a key is rotated once; see `create_key`. For `precondition` see
+        `update_key`.
         """
-        return self._rotations.rotate(key_id, reason, grace, rotated_by, idempotency_key)
+        return self._rotations.rotate(
+            key_id, reason, grace, rotated_by, idempotency_key, precondition
+        )
 
     def revoke_key(self, key_id: str, *, reason: str = "") -> Key:
         """Stops a key for good. Raises `InvalidStateTransitionError` if it is stopped already."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from keysmith.engine.context import Context
+from keysmith.engine.context import Context, Precondition
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import AT_ONCE, ended_for_good, refuse_final, state_at
+from keysmith.engine.lifecycle import AT_ONCE, ended_for_good, refuse_final
 from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Rotation, RotationReason
@@ -36,6 +36,7 @@ class Rotations:
         grace: timedelta | None,
         rotated_by: str,
         idempotency_key: str | None,
+        precondition: Precondition[Key] | None,
     ) -> CreatedKey:
         reason = _reason.validate_python(reason)
         store = self._context.store
@@ -43,6 +44,8 @@ class Rotations:
         with ended_for_good(self._context, key_id), store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
+            if precondition is not None:
+                precondition(key)
             if mark is not None:
                 mark.refuse_again(store.rotations.get_by_request)
             refuse_final(key, now, "rotated")
@@ -87,8 +90,7 @@ class Rotations:
     def due(self) -> Sequence[Key]:
         now = self._context.now()
         whose = self._context.tenancy.filters()
-        due = self._context.store.keys.list_due_for_rotation(now, **whose)
-        return [key for key in due if not state_at(key, now).final]
+        return self._context.store.keys.list_due_for_rotation(now, **whose)
 
     def _close_unnoted(self, key_id: str) -> Sequence[Rotation]:
         """Notes the ends that came by themselves, lest a clock that is put back undoes them."""

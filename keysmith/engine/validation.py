@@ -118,10 +118,11 @@ class Validation:
             candidates.count(candidate)
             raise InvalidKeyError
         try:
-            if not candidate.active or candidate.expires_at is not None:
-                self._refuse_inactive(key, now)
+            # First the secret: that an old one is used is told in whatever state the key is.
             if candidate.grace_ends is not None:
                 self._refuse_rotated(candidate, now)
+            if not candidate.active or candidate.expires_at is not None:
+                self._refuse_inactive(key, now)
             if candidate.rules is not None:
                 candidate.rules.check(ip, origin, method, path)
             if scopes:

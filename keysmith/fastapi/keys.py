@@ -109,7 +109,6 @@ def rotate_key(
     data: RotateRequest | None = None,
 ) -> IssuedKey:
     """Gives a key a new secret; the old one goes on working until `grace` has passed."""
-    caller.require_over_key(caller.engine.get_key(key_id))
     asked = data or RotateRequest()
     own = _own(caller, idempotency_key)
     return _issue(
@@ -121,6 +120,7 @@ def rotate_key(
             grace=asked.grace,
             rotated_by=caller.name,
             idempotency_key=own,
+            precondition=caller.require_over_key,
         ),
     )
 
