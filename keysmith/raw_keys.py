@@ -50,7 +50,8 @@ _OUR_FORMAT = re.compile(
 class KeyGenerator:
     """Makes raw keys: Keysmith's own format, 256 bits of randomness and a checksum.
 
-    Subclass it, and give the engine yours, to mint keys in another format.
+    Subclass it, and give the engine yours, to mint keys in another format, of at most 512
+    characters: whatever is longer is no key for `validate_key`.
     """
 
     def generate(self, prefix: str, environment: str) -> str:

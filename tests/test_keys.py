@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from keysmith import (
     KeyState,
     KeyUpdate,
     PolicyCreate,
+    PolicyInUseError,
     PolicyNotFoundError,
     PolicyViolationError,
     ScopeNotFoundError,
@@ -90,8 +92,13 @@ class TestCreate:
         assert sooner.expires_at == START + HOUR
         old = create(engine).key
         clock.turn(days=1)
-        with pytest.raises(PolicyViolationError, match="older"):
-            engine.update_key(old.id, KeyUpdate(policy_id=policy.id))
+        for data in (
+            KeyUpdate(policy_id=policy.id),
+            KeyUpdate(policy_id=policy.id, expires_at=None),
+            KeyUpdate(policy_id=policy.id, expires_at=START + 3 * DAY),
+        ):
+            with pytest.raises(PolicyViolationError, match="older"):
+                engine.update_key(old.id, data)
         endless = engine.create_policy(PolicyCreate(name="e", max_key_lifetime=9000 * 365 * DAY))
         assert create(engine, policy_id=endless.id).key.expires_at == datetime.max.replace(
             tzinfo=UTC
@@ -167,6 +174,55 @@ class TestReadUpdateDelete:
             with pytest.raises(InvalidStateTransitionError):
                 engine.update_key(key.id, KeyUpdate(expires_at=START + 2 * DAY))
             assert engine.update_key(key.id, KeyUpdate(description="why")).description == "why"
+
+    def test_what_is_final_keeps_no_policy_from_being_deleted(
+        self, engine: Engine, clock: TurnableClock
+    ) -> None:
+        policy, other = (
+            engine.create_policy(PolicyCreate(name=name, max_key_lifetime=lifetime))
+            for name, lifetime in (("p", None), ("q", HOUR))
+        )
+        revoked = create(engine, policy_id=policy.id).key
+        engine.revoke_key(revoked.id)
+        expired = create(engine, policy_id=policy.id, expires_at=START + HOUR).key
+        clock.turn(days=1)
+        for key, new in ((revoked, None), (expired, other.id)):
+            with pytest.raises(PolicyInUseError):
+                engine.delete_policy(policy.id)
+            changed = engine.update_key(key.id, KeyUpdate(policy_id=new))
+            assert (changed.policy_id, changed.expires_at) == (new, key.expires_at)
+        engine.delete_policy(policy.id)
+
+    def test_the_expiry_of_a_key_that_bears_another_apps_policy(self, engine: Engine) -> None:
+        policy = engine.create_policy(
+            PolicyCreate(name="p", app_id="billing", max_key_lifetime=2 * DAY)
+        )
+        shop = engine.for_tenant("default", app_id="shop")
+        key = create(engine, app_id="shop", policy_id=policy.id).key
+        assert shop.update_key(key.id, KeyUpdate(expires_at=START + DAY)).expires_at == START + DAY
+        with pytest.raises(PolicyViolationError):
+            shop.update_key(key.id, KeyUpdate(expires_at=START + 3 * DAY))
+        with pytest.raises(PolicyNotFoundError):
+            shop.update_key(key.id, KeyUpdate(policy_id=policy.id))
+
+    @pytest.mark.parametrize("made", ["x" * 513, "", "sk_live_" + 49 * "a", b"bytes"])
+    def test_a_generator_of_what_could_never_be_validated(
+        self, memory: SqliteStore, made: Any
+    ) -> None:
+        class Generator(KeyGenerator):
+            def generate(self, prefix: str, environment: str) -> str:
+                return made if broken else super().generate(prefix, environment)
+
+        broken = False
+        engine = Engine(memory, generator=Generator())
+        raw_key = create(engine).raw_key
+        broken = True
+        with pytest.raises(ValueError, match="key generator"):
+            create(engine)
+        with pytest.raises(ValueError, match="key generator"):
+            engine.rotate_key(engine.list_keys()[0].id)
+        assert not engine.validate_key(raw_key).rotated
+        assert engine.count_keys() == 1
 
     def test_delete(self, engine: Engine) -> None:
         created = create(engine)

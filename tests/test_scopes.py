@@ -109,6 +109,10 @@ class TestScopes:
         with pytest.raises(ScopeNotAllowedError) as refused:
             create(engine, policy_id=policy.id, scopes=["read:users", "write", "read"])
         assert refused.value.names == ("read", "write")
+        with pytest.raises(ScopeNotFoundError) as unknown:
+            create(engine, policy_id=policy.id, scopes=["later:declared", "nope"])
+        assert unknown.value.names == ("later:declared", "nope")
+        assert engine.list_keys() == []
         bounded = create(engine, policy_id=policy.id, scopes=["read:users:me", "export"])
         with pytest.raises(ScopeNotAllowedError):
             engine.assign_scopes(bounded.key.id, ["write"])

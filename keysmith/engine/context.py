@@ -15,14 +15,15 @@ from keysmith.engine.hooks import Hooks
 from keysmith.engine.keepsakes import keepsake
 from keysmith.engine.limits import RateLimiter
 from keysmith.errors import (
+    InvalidKeyError,
     KeyNotFoundError,
     PolicyNotFoundError,
     ScopeNotFoundError,
     TenantMismatchError,
 )
-from keysmith.models import Key, Policy, Scope
+from keysmith.models import Environment, Key, Policy, Scope
 from keysmith.models.base import Owned, moment
-from keysmith.raw_keys import Hasher, KeyGenerator
+from keysmith.raw_keys import MAX_RAW_KEY_LENGTH, Hasher, KeyGenerator, check_form
 from keysmith.stores.base import Store, TenantFilters
 
 OwnedT = TypeVar("OwnedT", bound=Owned)
@@ -111,6 +112,17 @@ class Context:
     def now(self) -> datetime:
         """The present, by the engine's clock. Raises `ValidationError` if the clock is naive."""
         return present(self.clock)
+
+    def new_raw_key(self, prefix: str, environment: Environment) -> str:
+        """A new secret. Raises `ValueError` for one that could never be validated."""
+        raw_key = self.generator.generate(prefix, environment.value)
+        try:
+            return check_form(raw_key)
+        except InvalidKeyError:
+            raise ValueError(
+                "The key generator made what is no raw key: it must be text of at most "
+                f"{MAX_RAW_KEY_LENGTH} characters, and in Keysmith's format have its checksum."
+            ) from None
 
     def key(self, key_id: str, *, for_update: bool = False) -> Key:
         """The caller's key. Raises `KeyNotFoundError`."""

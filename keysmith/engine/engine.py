@@ -169,10 +169,11 @@ class Engine:
     def import_key(self, data: KeyCreate, *, key_hash: str, hint: str) -> Key:
         """Takes over a key that was issued elsewhere, of which only the hash is known.
 
-        `key_hash` is what this engine's hasher makes of the raw key, `hint` the raw key's last
-        characters, four at most. Raises what `create_key` raises, and `ConflictError` for a hash
-        that is known already. Hashes are unique over all tenants, so this tells that another has
-        the secret; not who, nor whether it was rotated out of use.
+        `key_hash` is what this engine's hasher makes of the raw key, which has at most 512
+        characters, or no validation will take it; `hint` is its last characters, four at most.
+        Raises what `create_key` raises, and `ConflictError` for a hash that is known already.
+        Hashes are unique over all tenants, so this tells that another has the secret; not who,
+        nor whether it was rotated out of use.
         """
         return self._keys.import_(data, key_hash, hint)
 
@@ -233,9 +234,12 @@ class Engine:
         `precondition` is called with the key as it is, in the same transaction; what it raises
         prevents the change.
 
+        A key that would live longer than its new policy lets it, and is given no expiry here, is
+        given the latest that there is.
+
         Raises `KeyNotFoundError`, `PolicyNotFoundError`, `PolicyViolationError` and
         `ValidationError` as `create_key` does, and `InvalidStateTransitionError` for a new expiry
-        or policy of a key that is revoked or expired.
+        of a key that is revoked or expired.
         """
         return self._keys.update(key_id, data, precondition)
 

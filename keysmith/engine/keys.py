@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from keysmith.engine.context import Context, Precondition
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import ended_for_good, refuse_final
+from keysmith.engine.lifecycle import ended_for_good, refuse_final, state_at
 from keysmith.engine.results import CreatedKey
 from keysmith.engine.scopes import refuse_unallowed
 from keysmith.errors import (
@@ -37,7 +37,7 @@ class Keys:
         self._context = context
 
     def create(self, data: KeyCreate, idempotency_key: str | None) -> CreatedKey:
-        raw_key = self._context.generator.generate(data.prefix, data.environment.value)
+        raw_key = self._context.new_raw_key(data.prefix, data.environment)
         key_hash = self._context.hasher.hash(raw_key)
         key = self._add(data, key_hash, hint_of(raw_key), idempotency_key=idempotency_key)
         return CreatedKey(key, raw_key)
@@ -65,8 +65,9 @@ class Keys:
             key = self._context.key(key_id, for_update=True)
             if precondition is not None:
                 precondition(key)
+            if "expires_at" in changes:
+                refuse_final(key, now, "given another expiry")
             if "expires_at" in changes or "policy_id" in changes:
-                refuse_final(key, now, "given another expiry or policy")
                 changes["expires_at"] = self._expiry(key, changes, now)
             for name, value in changes.items():
                 setattr(key, name, value)
@@ -123,7 +124,6 @@ class Keys:
                 mark.refuse_again(store.keys.get_by_request)
             now = self._context.now()
             policy = self._policy(data.policy_id, data.tenant_id)
-            refuse_unallowed(store, policy, data.scopes)
             if imported:
                 self._refuse_used(key_hash)
             values = data.model_dump(exclude={"scopes", "expires_at"})
@@ -142,6 +142,7 @@ class Keys:
             store.keys.create(key)
             if data.scopes:
                 store.scopes.assign_to_key(key.id, data.scopes)
+                refuse_unallowed(store, policy, data.scopes)
             self._context.announce("on_key_created", key)
             return key
 
@@ -166,15 +167,16 @@ class Keys:
             raise ConflictError("This secret was rotated out of use; it cannot be imported again.")
 
     def _expiry(self, key: Key, changes: dict[str, Any], now: datetime) -> datetime | None:
-        policy = self._policy(changes.get("policy_id", key.policy_id), key.tenant_id)
-        if "expires_at" in changes:
-            return bounded_expiry(
-                changes["expires_at"], policy, created_at=key.created_at, now=now, model=KeyUpdate
-            )
+        if "policy_id" in changes:
+            policy = self._policy(changes["policy_id"], key.tenant_id)
+        else:  # the one that it bears may be another app's
+            policy = self._context.store.policies.get(key.policy_id) if key.policy_id else None
+        if state_at(key, now).final:
+            return key.expires_at
         latest = latest_expiry(policy, key.created_at)
-        if latest is not None and latest <= now:
-            raise PolicyViolationError("The key is older than the policy lets a key become.")
-        return min(filter(None, (key.expires_at, latest)), default=None)
+        shortened = min(filter(None, (key.expires_at, latest)), default=None)
+        wanted = changes.get("expires_at", shortened)
+        return bounded_expiry(wanted, policy, created_at=key.created_at, now=now, model=KeyUpdate)
 
 
 def latest_expiry(policy: Policy | None, created_at: datetime) -> datetime | None:
@@ -198,9 +200,11 @@ def bounded_expiry(
     """The expiry that was asked for, within the policy's `max_key_lifetime`.
 
     Raises `ValidationError` for one that is not in the future, and `PolicyViolationError` for one
-    that is later than the policy allows.
+    that is later than the policy allows, or for a key that is older than that.
     """
     latest = latest_expiry(policy, created_at)
+    if latest is not None and latest <= now:
+        raise PolicyViolationError("The key is older than the policy lets a key become.")
     if wanted is None:
         wanted = latest
     if wanted is not None and wanted <= now:

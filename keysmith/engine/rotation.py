@@ -49,7 +49,7 @@ class Rotations:
             if mark is not None:
                 mark.refuse_again(store.rotations.get_by_request)
             refuse_final(key, now, "rotated")
-            raw_key = self._context.generator.generate(key.prefix, key.environment.value)
+            raw_key = self._context.new_raw_key(key.prefix, key.environment)
             key_hash = self._context.hasher.hash(raw_key)
             lasts = self._grace(key, reason, grace)
             rotation = Rotation(
