@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from keysmith.models.usages import MAX_LATENCY_MS
 from keysmith.stores.sketch import SMALLEST, LatencySketch, bin_of
+from tests.recording import exact
 
 FRACTIONS = (0.0, 0.5, 0.9, 0.99, 1.0)
 
@@ -30,11 +31,6 @@ def sketch(values: list[float]) -> LatencySketch:
     return made
 
 
-def exact(values: list[float], fraction: float) -> float:
-    """The latency that so large a part of the requests did not exceed, the fastest being at 0."""
-    return sorted(values)[int(fraction * (len(values) - 1))]
-
-
 @given(latencies)
 def test_percentiles_are_within_two_percent_of_the_exact_ones(values: list[float]) -> None:
     for fraction, found in zip(FRACTIONS, sketch(values).quantiles(*FRACTIONS), strict=True):
@@ -47,6 +43,19 @@ def test_also_of_many_requests(seed: int) -> None:
     values = [source.lognormvariate(3, 1.5) for _ in range(20_000)]
     for fraction, found in zip(FRACTIONS, sketch(values).quantiles(*FRACTIONS), strict=True):
         assert found == pytest.approx(exact(values, fraction), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "median", "slow"),
+    [([1, 1000], 1, 1000), ([1] * 99 + [9], 1, 1), ([1] * 98 + [9, 9], 1, 9), ([7], 7, 7)],
+)
+def test_few_requests_hide_no_slow_one(values: list[float], median: float, slow: float) -> None:
+    assert sketch(values).quantiles(0.5, 0.99) == pytest.approx([median, slow], rel=0.02)
+
+
+def test_a_product_that_is_hardly_more_than_whole() -> None:
+    assert 0.07 * 100 > 7
+    assert sketch([1] * 7 + [9] * 93).quantiles(0.07) == pytest.approx([1], rel=0.02)
 
 
 @given(st.lists(latencies, max_size=8))

@@ -174,8 +174,8 @@ class AggregateFields(Base):
     p50_latency: float = Field(default=0.0, ge=0, sa_type=sa.Float)
     """The median latency, of two in the middle the lower, within 2 %."""
     p99_latency: float = Field(default=0.0, ge=0, sa_type=sa.Float)
-    """The latency of the request at `0.99 * (request_count - 1)`, rounded down, with the fastest
-    at 0: 99 of 100 were at least this fast. Within 2 %."""
+    """The least latency that 99 of 100 requests did not exceed, so of fewer than 100 the longest.
+    Within 2 %."""
 
 
 class UsageAggregate(AggregateFields, Table, table=True):
@@ -203,7 +203,7 @@ class UsageSummary(Public):
     p50_latency: float
     """The median latency, within 2 %."""
     p99_latency: float
-    """99 of 100 requests were at least this fast, within 2 %."""
+    """The least latency that 99 of 100 requests did not exceed, within 2 %."""
 
 
 class UsageAggregatePublic(AggregateFields, Public):

@@ -135,9 +135,11 @@ class SqlKeyRepository(SqlRepository[Key]):
             return sa.false()
         named = sa.column("period", _PERIOD.type), sa.column("since", Timestamp)
         due = sa.values(*named, name="due").data(since).cte().c
-        return sa.exists().where(
+        borne = sa.exists().where(
             _policies.c.id == _table.c.policy_id, due.period == _PERIOD, due.since >= _SECRET_SINCE
         )
+        # Said twice: by the index, only the keys of such policies are looked at.
+        return sa.and_(_table.c.policy_id.in_(_ROTATING.with_only_columns(_policies.c.id)), borne)
 
     def _rotation_periods(self) -> dict[str | None, timedelta]:
         """By policy, of those that have one."""

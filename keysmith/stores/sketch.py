@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from math import ceil
 
 from ddsketch.mapping import LogarithmicMapping
 
@@ -86,9 +87,10 @@ class LatencySketch:
                 self._bins[place] += count
 
     def quantiles(self, *fractions: float) -> list[float]:
-        """The latency that each fraction of the requests did not exceed; 0 without requests."""
+        """The least latency that so large a part of the requests did not exceed; 0 without any."""
         cumulated = list(accumulate(self._bins, initial=self._zeros))
-        ranks = [fraction * (cumulated[-1] - 1) for fraction in fractions]
+        # Rounded first: 0.07 times 100 is a little more than 7.
+        ranks = [max(0, ceil(round(part * cumulated[-1], 6)) - 1) for part in fractions]
         places = [bisect_right(cumulated, rank) for rank in ranks]
         return [
             _MAPPING.value(self._first + place - 1) if 0 < place < len(cumulated) else 0.0
