@@ -228,3 +228,35 @@ def test_a_raw_key_in_the_wrong_place_is_not_repeated(engine: Engine, call: str)
         ASTRAY[call](engine, key_id)
     shown = str(refused.value) + repr(refused.value)
     assert not [RAW_KEY[at : at + 8] for at in range(8, 50) if RAW_KEY[at : at + 8] in shown]
+
+
+LOOKUPS: dict[str, Callable[[SqliteStore, str], object]] = {
+    "keys.get_by_hash": lambda store, text: store.keys.get_by_hash(text),
+    "keys.get_by_prefix": lambda store, text: store.keys.get_by_prefix(text, text),
+    "keys.list_by_policy": lambda store, text: store.keys.list_by_policy(text),
+    "keys.delete": lambda store, text: store.keys.delete(text),
+    "keys.delete_by_tenant": lambda store, text: store.keys.delete_by_tenant(text),
+    "policies.get_by_name": lambda store, text: store.policies.get_by_name(text, text),
+    "scopes.list_by_key": lambda store, text: store.scopes.list_by_key(text),
+    "usages.daily_count": lambda store, text: store.usages.daily_count(text, START.date()),
+    "rotations.latest_for_key": lambda store, text: store.rotations.latest_for_key(text),
+}
+
+
+@pytest.mark.parametrize("call", LOOKUPS)
+def test_text_that_no_database_can_be_asked_for(engine: Engine, call: str) -> None:
+    with pytest.raises(ValidationError, match="surrogate") as refused:
+        LOOKUPS[call](engine.store, f"{RAW_KEY}\ud800")  # type: ignore[arg-type]
+    error: BaseException | None = refused.value
+    while error is not None:
+        assert RAW_KEY[8:] not in repr(error)
+        error = error.__cause__
+
+
+def test_a_backslash_in_metadata_is_no_nul(engine: Engine) -> None:
+    meta = {r"[\u0000-\u001f]": r"\\u0000"}
+    assert engine.create_key(KeyCreate(name="n", meta=meta)).key.meta == meta
+    for nul in ("\0", "\\\0", "\\\\\0", "x\0"):
+        for value in ({"a": nul}, {nul: "a"}):
+            with pytest.raises(ValidationError, match="NUL"):
+                KeyCreate(name="n", meta=value)

@@ -134,6 +134,10 @@ def iso_8601(value: timedelta) -> str:
     return f"P{days}T{time}" if time else f"P{days}" if days else "PT0S"
 
 
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The character in JSON: `\\u0000` after a backslash that is itself escaped is just that text."""
+
+
 def _bounded_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
@@ -142,7 +146,7 @@ def _bounded_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         raise ValueError("must be plain JSON: no NaN, no infinity, no lone surrogate") from None
     if len(text) > MAX_METADATA_LENGTH:
         raise ValueError(f"must be at most {MAX_METADATA_LENGTH} characters of JSON")
-    if "\\u0000" in text:
+    if _NUL.search(text):
         raise ValueError("must not contain NUL characters")
     return value
 

@@ -10,11 +10,12 @@ from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 from sqlalchemy.dialects import sqlite
 
 from keysmith.errors import NotFoundError, StoreCorruptError
 from keysmith.models import Period, UsageAggregate, UsageSummary
-from keysmith.models.base import moment
+from keysmith.models.base import HIDE_INPUT, KeyId, UtcDatetime
 from keysmith.models.usages import ERROR_STATUS
 from keysmith.stores.base import UsageFilters
 from keysmith.stores.bulk import stored_moment, write_rows
@@ -75,6 +76,7 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
     model = UsageAggregate
     missing = NotFoundError
     filters = UsageFilters
+    places = TypeAdapter(tuple[UtcDatetime, KeyId], config=HIDE_INPUT)
 
     def add(self, connection: sa.Connection, records: Iterable[Counted]) -> None:
         """Adds records to their days and months, in the caller's transaction."""
@@ -107,7 +109,7 @@ class SqlAggregates(SqlRepository[UsageAggregate]):
         start = _columns.period_start
         criteria = [_columns.period == period, *self._filtered(filters, time=start)]
         if after is not None:
-            last_start, last_key = moment(after[0]), after[1]
+            last_start, last_key = self.places.validate_python(after)
             criteria.append(
                 (start < last_start) | ((start == last_start) & (_columns.key_id > last_key))
             )

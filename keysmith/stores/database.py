@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from keysmith.errors import KeysmithError, StoreError, StoreUnavailableError
 from keysmith.forks import Gate, pause_for_fork
+from keysmith.models.base import Table, invalid
 from keysmith.stores.schema import check_schema
 
 Translate = Callable[[BaseException], KeysmithError]
@@ -154,6 +155,8 @@ class Database:
         """Turns the database's errors into `StoreError`s. They show no values of any row."""
         try:
             yield
+        except UnicodeEncodeError:  # which holds the text
+            raise invalid(Table, "text", "must not contain a lone surrogate") from None
         except sa.exc.SQLAlchemyError as error:
             raise self.translate(error) from None
 

@@ -50,7 +50,7 @@ class SqlKeyRepository(SqlRepository[Key]):
             key = self.get(key_id, for_update=True)
             key.state = state
             key.updated_at = now
-            if state is KeyState.REVOKED:
+            if key.state == KeyState.REVOKED:
                 key.revoked_at = now
             return self.update(key)
 

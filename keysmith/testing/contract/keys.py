@@ -114,6 +114,8 @@ class TestKeys:
         )
         revoked = store.keys.update_state(key.id, KeyState.REVOKED, now=START + timedelta(days=1))
         assert revoked.revoked_at == revoked.updated_at == START + timedelta(days=1)
+        by_value: Any = "revoked"
+        assert store.keys.update_state(a_key(store).id, by_value, now=START).revoked_at == START
 
     def test_last_used_never_moves_back(self, store: Store) -> None:
         key = a_key(store)
