@@ -232,6 +232,26 @@ class TestCleanUps:
         with engine.store.transaction():
             assert engine.cleanup_expired_keys() == len(keys)
 
+    def test_what_others_have_done_since_it_was_found_is_not_counted(
+        self, engine: Engine, recorder: Recorder, keys: dict[str, Key]
+    ) -> None:
+        deleted, expired, *_ = found = list(keys.values())
+        engine.delete_key(deleted.id)
+        engine.store.keys.update_state(expired.id, KeyState.EXPIRED, now=START)
+        written = lifecycle.write_all(engine.store, engine._lifecycle.expire, found)
+        assert written == recorder.names().count("on_key_expired") == len(keys) - 2
+
+    def test_nothing_to_do_is_seen_while_somebody_writes(self, tmp_path: Path) -> None:
+        path = tmp_path / "keys.db"
+        with (
+            SqliteStore(path, busy_timeout=timedelta(0)) as store,
+            SqliteStore(path) as other,
+        ):
+            store.migrate()
+            with other.transaction():
+                assert Engine(store).cleanup_expired_keys() == 0
+                assert Engine(store).cleanup_grace_expired() == 0
+
 
 class TestReport:
     @pytest.fixture

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
 from keysmith.engine.context import Context
-from keysmith.errors import InvalidStateTransitionError
-from keysmith.models import Key, KeyState
+from keysmith.errors import InvalidStateTransitionError, NotFoundError
+from keysmith.models import Key, KeyState, Rotation
+from keysmith.stores.base import Store
 
 AT_ONCE = 200
 """Rows that a clean-up changes in one transaction: other writers wait for some milliseconds."""
@@ -32,6 +33,19 @@ def refuse_final(key: Key, now: datetime, deed: str) -> None:
         raise InvalidStateTransitionError(
             f"The key is {state.value}, which is final: it cannot be {deed}. Create a new key."
         )
+
+
+def write_all(store: Store, write: Callable[[str], bool], found: Iterable[Key | Rotation]) -> int:
+    """Writes down what was found, in one transaction; tells how many nobody else had."""
+    with store.transaction():
+        return sum(_written(write, each.id) for each in found)
+
+
+def _written(write: Callable[[str], bool], entity_id: str) -> bool:
+    try:
+        return write(entity_id)
+    except NotFoundError:  # deleted in between
+        return False
 
 
 @contextmanager
@@ -63,32 +77,25 @@ class Lifecycle:
     def reactivate(self, key_id: str) -> Key:
         return self._move(key_id, KeyState.ACTIVE, "reactivated")
 
-    def expire(self, key_id: str) -> None:
-        """Writes down that the key has expired, unless somebody else has already."""
+    def expire(self, key_id: str) -> bool:
+        """Writes down that the key has expired; tells whether nobody else had already."""
         with self._context.store.transaction():
             now = self._context.now()
             key = self._context.key(key_id, for_update=True)
             if state_at(key, now) is key.state:
-                return
+                return False
             key = self._context.store.keys.update_state(key_id, KeyState.EXPIRED, now=now)
             self._context.announce("on_key_expired", key)
+            return True
 
     def expire_all(self) -> int:
         """Writes down every expiry that has passed, and tells how many there were."""
-        expired = 0
-        while some := self._expire_some():
-            expired += some
-        return expired
-
-    def _expire_some(self) -> int:
         store, whose = self._context.store, self._context.tenancy.filters()
-        with store.transaction():
-            now = self._context.now()
-            due = store.keys.list_expired(now, limit=AT_ONCE, **whose)
-            for key in due:
-                expired = store.keys.update_state(key.id, KeyState.EXPIRED, now=now)
-                self._context.announce("on_key_expired", expired)
-        return len(due)
+        expired = 0
+        # Looked for outside of the transaction: it takes long where many have expired long ago.
+        while due := store.keys.list_expired(self._context.now(), limit=AT_ONCE, **whose):
+            expired += write_all(store, self.expire, due)
+        return expired
 
     def _move(self, key_id: str, to: KeyState, deed: str, *told: str) -> Key:
         with ended_for_good(self._context, key_id), self._context.store.transaction():

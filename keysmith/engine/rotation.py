@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from keysmith.engine.context import Context, Precondition
 from keysmith.engine.idempotency import Mark
-from keysmith.engine.lifecycle import AT_ONCE, ended_for_good, refuse_final
+from keysmith.engine.lifecycle import AT_ONCE, ended_for_good, refuse_final, write_all
 from keysmith.engine.results import CreatedKey
 from keysmith.ids import IdPrefix, new_id
 from keysmith.models import Key, Rotation, RotationReason
@@ -105,36 +105,28 @@ class Rotations:
             rotations.update(rotation)
         return ended
 
-    def close(self, rotation_id: str) -> None:
-        """Notes that a grace period has ended, unless somebody else has already."""
+    def close(self, rotation_id: str) -> bool:
+        """Notes that a grace period has ended; tells whether nobody else had already."""
         store = self._context.store
         with store.transaction():
             rotation = store.rotations.get(rotation_id, for_update=True)
             if rotation.grace_closed:
-                return
+                return False
             key = store.keys.get(rotation.key_id)
             rotation.grace_closed = True
             store.rotations.update(rotation)
             self._context.announce("on_grace_ended", key, rotation)
+            return True
 
     def close_ended(self) -> int:
         """Notes every grace period that has ended, and tells how many there were."""
-        closed = 0
-        while some := self._close_some():
-            closed += some
-        return closed
-
-    def _close_some(self) -> int:
         store, whose = self._context.store, self._context.tenancy.filters()
-        with store.transaction():
-            now = self._context.now()
-            ended = store.rotations.list_ended_grace(now, limit=AT_ONCE, **whose)
-            for rotation in ended:
-                rotation.grace_closed = True
-                store.rotations.update(rotation)
-                key = store.keys.get(rotation.key_id)
-                self._context.announce("on_grace_ended", key, rotation)
-        return len(ended)
+        closed = 0
+        while ended := store.rotations.list_ended_grace(
+            self._context.now(), limit=AT_ONCE, **whose
+        ):
+            closed += write_all(store, self.close, ended)
+        return closed
 
     def _mark(
         self,

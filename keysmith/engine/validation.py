@@ -204,7 +204,7 @@ class Validation:
         self._hooks.fire("on_rotated_key_reused", candidate.key, rotation)
         raise KeyRevokedError
 
-    def _note(self, what: str, key_id: str, write: Callable[[str], None], entity_id: str) -> None:
+    def _note(self, what: str, key_id: str, write: Callable[[str], object], entity_id: str) -> None:
         """Writes an end down, so that it is one for good; where that cannot be, it still is now."""
         try:
             write(entity_id)
