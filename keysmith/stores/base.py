@@ -96,10 +96,10 @@ class KeyRepository(Protocol):
     What is missing raises `KeyNotFoundError`; a second key with the same hash, `ConflictError`.
     """
 
-    def create(self, key: Key) -> Key:
+    def create(self, key: Key, /) -> Key:
         """Adds a key."""
 
-    def get(self, key_id: str, *, for_update: bool = False) -> Key:
+    def get(self, key_id: str, /, *, for_update: bool = False) -> Key:
         """The key with this ID; `for_update` keeps others from changing it until the commit."""
 
     def get_by_hash(self, key_hash: str) -> Key:
@@ -111,7 +111,7 @@ class KeyRepository(Protocol):
     def get_by_prefix(self, prefix: str, hint: str) -> Key:
         """The key that people see as `prefix…hint`; the newest, should there be several."""
 
-    def update(self, key: Key) -> Key:
+    def update(self, key: Key, /) -> Key:
         """Writes every field of the key."""
 
     def update_state(self, key_id: str, state: KeyState, *, now: datetime) -> Key:
@@ -120,7 +120,7 @@ class KeyRepository(Protocol):
     def update_last_used(self, key_id: str, at: datetime) -> None:
         """Writes `last_used_at`, which never moves back."""
 
-    def delete(self, key_id: str) -> None:
+    def delete(self, key_id: str, /) -> None:
         """Removes the key with its assignments, rotations and usage."""
 
     def list(
@@ -154,19 +154,19 @@ class KeyRepository(Protocol):
 class PolicyRepository(Protocol):
     """Keeps policies. Missing ones raise `PolicyNotFoundError`; a second name, `ConflictError`."""
 
-    def create(self, policy: Policy) -> Policy:
+    def create(self, policy: Policy, /) -> Policy:
         """Adds a policy."""
 
-    def get(self, policy_id: str, *, for_update: bool = False) -> Policy:
+    def get(self, policy_id: str, /, *, for_update: bool = False) -> Policy:
         """The policy with this ID."""
 
     def get_by_name(self, tenant_id: str, name: str) -> Policy:
         """The tenant's policy of this name."""
 
-    def update(self, policy: Policy) -> Policy:
+    def update(self, policy: Policy, /) -> Policy:
         """Writes every field of the policy."""
 
-    def delete(self, policy_id: str) -> None:
+    def delete(self, policy_id: str, /) -> None:
         """Removes the policy, or raises `PolicyInUseError` if a key bears it."""
 
     def list(
@@ -185,19 +185,19 @@ class PolicyRepository(Protocol):
 class ScopeRepository(Protocol):
     """Keeps scopes and who holds them. Lists come by name."""
 
-    def create(self, scope: Scope) -> Scope:
+    def create(self, scope: Scope, /) -> Scope:
         """Adds a scope."""
 
-    def get(self, scope_id: str, *, for_update: bool = False) -> Scope:
+    def get(self, scope_id: str, /, *, for_update: bool = False) -> Scope:
         """The scope with this ID."""
 
     def get_by_name(self, tenant_id: str, name: str) -> Scope:
         """The tenant's scope of this name."""
 
-    def update(self, scope: Scope) -> Scope:
+    def update(self, scope: Scope, /) -> Scope:
         """Writes every field of the scope."""
 
-    def delete(self, scope_id: str) -> None:
+    def delete(self, scope_id: str, /) -> None:
         """Removes the scope, its assignments, and the tie of the scopes below it to it."""
 
     def list(
@@ -306,10 +306,10 @@ class UsageRepository(Protocol):
 class RotationRepository(Protocol):
     """Keeps rotations, also past their grace period. Missing ones raise `RotationNotFoundError`."""
 
-    def create(self, rotation: Rotation) -> Rotation:
+    def create(self, rotation: Rotation, /) -> Rotation:
         """Adds a rotation."""
 
-    def get(self, rotation_id: str, *, for_update: bool = False) -> Rotation:
+    def get(self, rotation_id: str, /, *, for_update: bool = False) -> Rotation:
         """The rotation with this ID."""
 
     def get_by_request(self, token: str) -> Rotation:
@@ -341,7 +341,7 @@ class RotationRepository(Protocol):
     ) -> Sequence[Rotation]:
         """Rotations whose grace period has ended and is not `grace_closed` yet, by end."""
 
-    def update(self, rotation: Rotation) -> Rotation:
+    def update(self, rotation: Rotation, /) -> Rotation:
         """Writes every field of the rotation."""
 
 
