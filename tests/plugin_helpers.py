@@ -15,6 +15,7 @@ from keysmith import (
     KeyUpdate,
     PolicyCreate,
     PolicyUpdate,
+    ScopeUpdate,
 )
 from tests.conftest import TurnableClock
 
@@ -51,9 +52,11 @@ def everything_happens(engine: Engine, clock: TurnableClock) -> list[str]:
     acme.suspend_key(first.key.id)
     acme.reactivate_key(first.key.id)
     acme.update_key(first.key.id, KeyUpdate(name="renamed"))
-    acme.ensure_scopes(["read", "write"])
+    read, _ = acme.ensure_scopes(["read", "write"])
+    acme.update_scope(read.id, ScopeUpdate(parent="write"))
     acme.assign_scopes(first.key.id, ["read", "write"])
     acme.remove_scopes(first.key.id, ["read", "write"])
+    acme.delete_scope(read.id)
     hooks = engine._context.hooks
     hooks.fire("on_key_rate_limited", acme.get_key(first.key.id))
     hooks.fire("on_key_quota_exceeded", acme.get_key(first.key.id))
@@ -84,8 +87,12 @@ HAPPENED = [
     "key.suspended",
     "key.reactivated",
     "key.updated",
+    "scope.created",
+    "scope.created",
+    "scope.updated",
     "key.scopes_changed",
     "key.scopes_changed",
+    "scope.deleted",
     "key.rate_limited",
     "key.quota_exceeded",
     "key.revoked",

@@ -31,7 +31,9 @@ from keysmith import (
     PolicyCreate,
     PolicyNotFoundError,
     PolicyUpdate,
+    ScopeCreate,
     ScopeNotFoundError,
+    ScopeUpdate,
     SqliteStore,
     StoreUnavailableError,
     TenantMismatchError,
@@ -60,6 +62,9 @@ class Scene:
 
     def validate(self, raw_key: str | None = None) -> None:
         self.engine.validate_key(raw_key or self.created.raw_key)
+
+    def declare(self, *names: str) -> None:
+        self.scope, *_ = self.engine.ensure_scopes(names)
 
     def rotate_out(self) -> str:
         """A raw key whose grace period is over."""
@@ -197,6 +202,27 @@ EVENTS: dict[str, tuple[Deed, Deed, Seen, Deed | None]] = {
         lambda s: s.engine.delete_policy(s.policy.id),
         lambda store, _: store.policies.count() == 0,
         refused(PolicyNotFoundError, lambda s: s.engine.delete_policy(s.policy.id)),
+    ),
+    "on_scope_created": (
+        lambda _: None,
+        lambda s: s.engine.create_scope(ScopeCreate(name="a")),
+        lambda store, _: store.scopes.get_by_name("default", "a"),
+        lambda s: s.engine.ensure_scopes(["a"]),
+    ),
+    "on_scope_updated": (
+        lambda s: s.declare("a", "b"),
+        lambda s: s.engine.update_scope(s.scope.id, ScopeUpdate(parent="b")),
+        lambda store, _: store.scopes.get_by_name("default", "a").parent == "b",
+        refused(
+            ScopeNotFoundError,
+            lambda s: s.engine.update_scope(s.scope.id, ScopeUpdate(parent="nope")),
+        ),
+    ),
+    "on_scope_deleted": (
+        lambda s: s.declare("a"),
+        lambda s: s.engine.delete_scope(s.scope.id),
+        lambda store, _: store.scopes.list() == [],
+        refused(ScopeNotFoundError, lambda s: s.engine.delete_scope(s.scope.id)),
     ),
     "on_shutdown": (
         lambda _: None,
@@ -350,7 +376,9 @@ class TestWhatIsTold:
             raise LookupError
         assert recorder.events == []
         engine.delete_scope(scope.id)
-        assert sorted(recorder.events, key=lambda event: event[1][1]) == [  # type: ignore[arg-type, return-value]
+        gone, *changed = recorder.events
+        assert gone == ("on_scope_deleted", (scope,))
+        assert sorted(changed, key=lambda event: event[1][1]) == [  # type: ignore[arg-type, return-value]
             ("on_key_scopes_changed", (holders[0], ())),
             ("on_key_scopes_changed", (holders[1], ("b",))),
         ]
@@ -369,7 +397,8 @@ class TestWhatIsTold:
                 engine.create_key(KeyCreate(name="n", scopes=["a"]))
             recorder.events.clear()
             engine.delete_scope(scope.id)
-            assert (len(recorder.events), len(caplog.records)) == (heard, logged)
+            told = recorder.names().count("on_key_scopes_changed")
+            assert (told, len(caplog.records)) == (heard, logged)
         assert "More than 2 keys lose the scope a." in caplog.text
 
     def test_errors_bear_no_frames(self, engine: Engine, recorder: Recorder) -> None:

@@ -20,7 +20,7 @@ from tests.conftest import START, TurnableClock
 from tests.plugin_helpers import HAPPENED, everything_happens
 
 FIELDS = [
-    *("when", "what", "who", "key_id", "masked_key", "policy_id", "tenant_id"),
+    *("when", "what", "who", "key_id", "masked_key", "policy_id", "scope", "tenant_id"),
     *("outcome", "severity", "reason", "code"),
 ]
 
@@ -61,6 +61,7 @@ class TestFile:
             "key_id": created.key.id,
             "masked_key": None,
             "policy_id": None,
+            "scope": None,
             "tenant_id": "acme",
             "outcome": "done",
             "reason": None,

@@ -80,6 +80,9 @@ def test_what_events_say(memory: SqliteStore, clock: TurnableClock) -> None:
         ("key.suspended", "warning", False, None, None, None),
         ("key.reactivated", "info", False, None, None, None),
         ("key.updated", "info", False, None, None, None),
+        ("scope.created", "info", False, None, "It lies below: no other", None),
+        ("scope.updated", "info", False, None, "It lies below: write", None),
+        ("scope.deleted", "warning", False, None, "It lies below: write", None),
         ("key.scopes_changed", "info", False, None, "It holds: read, write", None),
         ("key.scopes_changed", "info", False, None, "It holds: none", None),
         ("key.deleted", "warning", False, None, None, None),
@@ -99,8 +102,12 @@ def test_which_key_which_policy_whose(memory: SqliteStore, clock: TurnableClock)
     for event in collector.events:
         unknown = event.type == "policy.deleted" or event.code == "invalid_key"
         assert event.tenant_id == (None if unknown else "acme"), event.type
-        named = [event.key, event.masked_key, event.policy_id, event.type == "key.create_failed"]
+        named = [event.key, event.masked_key, event.policy_id, event.scope]
+        named.append(event.type == "key.create_failed")
         assert sum(map(bool, named)) == 1
+        if event.key or event.policy_id or event.scope:
+            whose = event.key or event.scope
+            assert event.about == (whose.id if whose else event.policy_id)
         assert event.key is None or event.key.id in key_ids
         rotation = event.type in {"key.rotated", "key.reused", "key.grace_ended"}
         assert (event.rotation is not None) == rotation

@@ -19,7 +19,9 @@ from keysmith import (
     Plugin,
     PolicyCreate,
     PolicyUpdate,
+    ScopeCreate,
     ScopeNotFoundError,
+    ScopeUpdate,
     SqliteStore,
     StoreError,
     StoreFullError,
@@ -39,6 +41,9 @@ CHANGES = [
     "on_policy_created",
     "on_policy_updated",
     "on_policy_deleted",
+    "on_scope_created",
+    "on_scope_updated",
+    "on_scope_deleted",
 ]
 
 
@@ -52,6 +57,9 @@ def change_everything(engine: Engine) -> None:
     policy = engine.create_policy(PolicyCreate(name="office"))
     engine.update_policy(policy.id, PolicyUpdate(description="new"))
     engine.delete_policy(policy.id)
+    scope = engine.create_scope(ScopeCreate(name="read"))
+    engine.update_scope(scope.id, ScopeUpdate(description="new"))
+    engine.delete_scope(scope.id)
 
 
 class Undone(Exception):

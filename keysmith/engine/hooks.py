@@ -1,4 +1,4 @@
-"""Plugins: listeners on what happens to keys and policies."""
+"""Plugins: listeners on what happens to keys, policies and scopes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from keysmith.engine.keepsakes import keepsake
 from keysmith.engine.listeners import PATIENCE, Call, Listener, call_hook, finish, wait_for
 from keysmith.errors import KeysmithError
-from keysmith.models import Key, KeyCreate, KeyPublic, Policy, Rotation, RotationPublic
+from keysmith.models import Key, KeyCreate, KeyPublic, Policy, Rotation, RotationPublic, Scope
 
 if TYPE_CHECKING:
     from keysmith.engine.results import ValidationResult
@@ -100,6 +100,15 @@ class Plugin:
 
     def on_policy_deleted(self, policy_id: str) -> None:
         """A policy was deleted."""
+
+    def on_scope_created(self, scope: Scope) -> None:
+        """A scope was created or declared."""
+
+    def on_scope_updated(self, scope: Scope) -> None:
+        """A scope's description, metadata or parent was changed: keys may be granted more now."""
+
+    def on_scope_deleted(self, scope: Scope) -> None:
+        """A scope was deleted; this is what it was."""
 
     def on_shutdown(self) -> None:
         """The engine closes: write what is still buffered."""

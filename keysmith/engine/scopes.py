@@ -78,7 +78,9 @@ class Scopes:
             for name, value in data.changes().items():
                 setattr(scope, name, value)
             self._check_parent(scope)
-            return self._context.store.scopes.update(scope)
+            self._context.store.scopes.update(scope)
+            self._context.announce("on_scope_updated", scope)
+        return scope
 
     def delete(self, scope_id: str, precondition: Precondition[Scope] | None) -> None:
         with self._context.store.transaction():
@@ -87,6 +89,7 @@ class Scopes:
                 precondition(scope)
             holders = self._heard_holders(scope)
             self._context.store.scopes.delete(scope_id)
+            self._context.announce("on_scope_deleted", scope)
             names = self._context.store.scopes.names_by_key(key.id for key in holders)
             for key in holders:
                 self._context.announce("on_key_scopes_changed", key, tuple(names.get(key.id, ())))
@@ -140,7 +143,9 @@ class Scopes:
         now = self._context.now()
         scope = Scope(**data.model_dump(), id=new_id(IdPrefix.SCOPE, now), created_at=now)
         self._check_parent(scope)
-        return self._context.store.scopes.create(scope)
+        self._context.store.scopes.create(scope)
+        self._context.announce("on_scope_created", scope)
+        return scope
 
     def _request(self, name: str, tenant_id: str | None) -> ScopeCreate:
         if tenant_id is None:

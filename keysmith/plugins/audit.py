@@ -24,8 +24,9 @@ class AuditLog(EventPlugin):
 
     Every entry has every field, `None` where a field does not apply or nobody knows: `when` (the
     time in UTC, as ISO 8601), `what` (`key.revoked`), `who` (`created_by` or `rotated_by`),
-    `key_id`, `masked_key` of a raw key that was refused, `policy_id`, `tenant_id`,
-    `outcome` (`done` or `refused`), `severity` (`info`, `warning`, `error`), `reason` and `code`.
+    `key_id`, `masked_key` of a raw key that was refused, `policy_id`, `scope` (its name),
+    `tenant_id`, `outcome` (`done` or `refused`), `severity` (`info`, `warning`, `error`), `reason`
+    and `code`.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class AuditLog(EventPlugin):
                 "key_id": event.key_id if event.key is None else event.key.id,
                 "masked_key": event.masked_key,
                 "policy_id": event.policy_id,
+                "scope": None if event.scope is None else event.scope.name,
                 "tenant_id": event.tenant_id,
                 "outcome": "refused" if event.refused else "done",
                 "severity": event.severity.value,

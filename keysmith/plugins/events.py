@@ -17,6 +17,8 @@ from keysmith.models import (
     Rotation,
     RotationPublic,
     RotationReason,
+    Scope,
+    ScopePublic,
 )
 
 MAX_REASON = 1000
@@ -42,6 +44,9 @@ EVENT_TYPES = {
     "on_policy_created": "policy.created",
     "on_policy_updated": "policy.updated",
     "on_policy_deleted": "policy.deleted",
+    "on_scope_created": "scope.created",
+    "on_scope_updated": "scope.updated",
+    "on_scope_deleted": "scope.deleted",
 }
 """The type of event that each hook tells of."""
 
@@ -82,6 +87,7 @@ class Event:
     rotation: RotationPublic | None = None
     policy: PolicyPublic | None = None
     policy_id: str | None = None
+    scope: ScopePublic | None = None
     tenant_id: str | None = None
     """`None` where it is not known: of an unknown raw key, of a policy that is gone."""
     who: str | None = None
@@ -91,9 +97,21 @@ class Event:
     code: str | None = None
     """The code of the error, where something was refused."""
 
+    @property
+    def about(self) -> str | None:
+        """The ID of the key, policy or scope; `None` where it is not known."""
+        if self.key is not None:
+            return self.key.id
+        return self.key_id or self.policy_id or (self.scope.id if self.scope else None)
+
     def data(self) -> dict[str, Any]:
         """Everything about what has happened, as JSON takes it; what is not known is left out."""
-        entities = {"key": self.key, "rotation": self.rotation, "policy": self.policy}
+        entities = {
+            "key": self.key,
+            "rotation": self.rotation,
+            "policy": self.policy,
+            "scope": self.scope,
+        }
         return {
             name: entity.model_dump(mode="json", by_alias=True)
             for name, entity in entities.items()
@@ -246,6 +264,18 @@ class EventPlugin(Plugin):
         """`policy.deleted`."""
         self.on_event(Event(type="policy.deleted", severity=Severity.WARNING, policy_id=policy_id))
 
+    def on_scope_created(self, scope: Scope) -> None:
+        """`scope.created`."""
+        self.on_event(_of_scope("scope.created", scope))
+
+    def on_scope_updated(self, scope: Scope) -> None:
+        """`scope.updated`."""
+        self.on_event(_of_scope("scope.updated", scope))
+
+    def on_scope_deleted(self, scope: Scope) -> None:
+        """`scope.deleted`."""
+        self.on_event(_of_scope("scope.deleted", scope, severity=Severity.WARNING))
+
 
 def _of_key(type: str, key: Key | KeyPublic, **fields: Any) -> Event:
     return Event(type=type, key=KeyPublic.model_validate(key), tenant_id=key.tenant_id, **fields)
@@ -261,6 +291,17 @@ def _of_policy(type: str, policy: Policy) -> Event:
         policy=PolicyPublic.model_validate(policy),
         policy_id=policy.id,
         tenant_id=policy.tenant_id,
+    )
+
+
+def _of_scope(type: str, scope: Scope, **fields: Any) -> Event:
+    below = "no other" if scope.parent is None else scope.parent
+    return Event(
+        type=type,
+        scope=ScopePublic.model_validate(scope),
+        tenant_id=scope.tenant_id,
+        reason=f"It lies below: {below}",
+        **fields,
     )
 
 

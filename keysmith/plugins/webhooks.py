@@ -123,8 +123,7 @@ class Webhooks(EventPlugin):
         """Puts it into the outbox, and sees to it that somebody delivers it."""
         now = self._now()
         message_id = f"msg_{secrets.token_hex(16)}"
-        key_id = event.key.id if event.key else event.key_id
-        lane = key_id or event.policy_id or message_id
+        lane = event.about or message_id
         gist = _gist(event)
         with self._changed:
             self._closing = False
