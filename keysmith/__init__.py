@@ -85,7 +85,7 @@ from keysmith.models import (
     metadata,
 )
 from keysmith.raw_keys import Hasher, HmacSha256Hasher, KeyGenerator
-from keysmith.stores import SqliteStore, Store, open_store
+from keysmith.stores import SqliteStore, Store, open_store, without_keysmith
 
 __all__ = [
     "AsyncEngine",
@@ -163,4 +163,5 @@ __all__ = [
     "ValidationResult",
     "metadata",
     "open_store",
+    "without_keysmith",
 ]

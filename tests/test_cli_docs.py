@@ -13,7 +13,6 @@ from keysmith.cli.failures import ExitCode
 from tests.command_line import COMMANDS, GROUP
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
-README = (Path(__file__).parent.parent / "README.md").read_text()
 SECTIONS = dict(re.findall(r"^###? (.+?)\n(.*?)(?=^###? |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
 OF_EVERY_COMMAND = ("database_url", "as_json")
 
@@ -72,13 +71,9 @@ def test_the_options_of_keysmith_itself() -> None:
     assert table("`keysmith`") == dict(row(p) for p in GROUP.params)
 
 
-@pytest.mark.parametrize("text", [DOCUMENT, README])
-def test_exit_codes(text: str) -> None:
-    documented = set(map(int, re.findall(r"^\| (\d+) \|", text, re.MULTILINE)))
-    if text is README:
-        assert documented == {0, 1, 2, 3}
-    else:
-        assert documented == set(ExitCode)
+def test_exit_codes() -> None:
+    documented = set(map(int, re.findall(r"^\| (\d+) \|", DOCUMENT, re.MULTILINE)))
+    assert documented == set(ExitCode)
 
 
 def test_every_command_is_named_in_the_contents() -> None:

@@ -96,7 +96,7 @@ def test_an_extra_that_is_missing(tmp_path: Path) -> None:
     script = "import sys; sys.modules['rich'] = None; from keysmith.cli import main; main()"
     result = keysmith("migrate", folder=tmp_path, command=(sys.executable, "-c", script))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "The command line is an extra: pip install 'keysmith[cli]'\n"
+    assert result.stderr == "The command line is the extra `cli`: install Keysmith with it.\n"
 
 
 # ---------------------------------------------------------------------------- streams

@@ -55,7 +55,7 @@ def tables(service: Path) -> set[str]:
 
 def test_the_notes_service(service: Path) -> None:
     install, *steps = re.findall(r"^```bash\n(.*?)^```", NOTES, re.MULTILINE | re.DOTALL)
-    assert install.startswith("pip install 'keysmith[server]'")
+    assert install.startswith("pip install '../..[server]'")
     *steps, change_the_table = steps
     start = next(step for step in steps if step.startswith("uvicorn"))
     with socket.socket() as probe:

@@ -11,13 +11,25 @@ import pytest
 from fastapi import Depends, FastAPI, Security
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.security import HTTPBasic
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
 from typer.main import get_command
 
 import keysmith.fastapi
-from keysmith import Engine, SqliteStore
+from keysmith import (
+    Engine,
+    KeyCreate,
+    KeyUpdate,
+    PolicyCreate,
+    PolicyUpdate,
+    ScopeCreate,
+    ScopeUpdate,
+    SqliteStore,
+)
 from keysmith.cli.app import app as commands
 from keysmith.fastapi import APIKeyAuth, install_problem_handlers, management_router
 from keysmith.fastapi.authority import SCOPES, Requires
+from keysmith.models.base import Update
 from keysmith.plugins import Metrics
 from keysmith.server import Settings, create_app
 
@@ -155,6 +167,50 @@ def test_the_table_of_settings_is_the_settings() -> None:
     serve = get_command(commands).commands["serve"]  # type: ignore[attr-defined]
     flags = {flag for parameter in serve.params for flag in parameter.opts} - {"--help"}
     assert {f"--{flag}" for _, flag in rows} == flags
+
+
+@pytest.mark.parametrize(
+    ("heading", "create", "update"),
+    [
+        ("A key", KeyCreate, KeyUpdate),
+        ("A policy", PolicyCreate, PolicyUpdate),
+        ("A scope", ScopeCreate, ScopeUpdate),
+    ],
+)
+def test_the_fields_of_bodies_are_those_of_the_models(
+    heading: str, create: type[BaseModel], update: type[Update]
+) -> None:
+    section = (
+        HTTP_MD.partition("## Bodies")[2].partition(f"**{heading}**")[2].partition("\n\n**")[0]
+    )
+    rows = re.findall(r"^\| (`.+?) \| (.*?)\|", section.partition("\n## ")[0], re.MULTILINE)
+    patched = {
+        name.replace("metadata", "meta"): patch.strip()
+        for names, patch in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert set(patched) == set(create.model_fields)
+    assert {name for name, patch in patched.items() if patch} == set(update.model_fields)
+    assert {name for name, patch in patched.items() if "null" in patch} == update.clearable
+
+
+def test_the_snippet_of_an_authority_of_ones_own(memory: SqliteStore) -> None:
+    [snippet] = re.findall(r"^```python\n(.*?)^```", HTTP_MD, re.MULTILINE | re.DOTALL)
+
+    class User(BaseModel):
+        tenant: str = "acme"
+        id: str = "ann"
+
+    names = {"User": User, "current_user": User, "engine": Engine(memory), "app": FastAPI()}
+    exec(compile(snippet, "snippet", "exec"), names)
+    created = TestClient(names["app"]).post("/api-keys/keys", json={"name": "n"})
+    assert created.json()["key"]["tenant_id"] == "acme"
+
+
+def test_the_commands_that_make_a_root_key() -> None:
+    commands = re.findall(r"^  keysmith (.+)$", HTTP_MD, re.MULTILINE)
+    assert all(f"`keysmith {command}`" in README for command in commands)
+    assert len(commands) == 2
 
 
 def test_the_codes_of_the_table_are_those_of_the_code() -> None:

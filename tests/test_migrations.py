@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from keysmith import (
     SqliteStore,
     StoreCorruptError,
     metadata,
+    without_keysmith,
 )
 from keysmith.stores import migrations
 from keysmith.stores.schema import VERSION_TABLE, revisions, scripts_folder
@@ -106,6 +108,27 @@ def test_revision_autogenerate_finds_nothing_to_do(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "ix_keysmith_keys_policy_id" in result.stdout + result.stderr
     assert "host_table" not in result.stdout + result.stderr
+
+
+HOST = sa.MetaData()
+sa.Table("host_table", HOST, sa.Column("id", sa.Integer, primary_key=True))
+
+
+def test_what_a_host_autogenerates_leaves_our_tables_alone_where_it_is_told_to(
+    store: SqliteStore,
+) -> None:
+    def written(**options: object) -> str:
+        with store.db.begin() as connection:
+            options = {"target_metadata": HOST, **options}
+            context = MigrationContext.configure(connection, opts=options)
+            steps = produce_migrations(context, HOST).upgrade_ops
+            return "" if steps is None else render_python_code(steps)
+
+    dropped = set(re.findall(r"drop_table\('(\w+)'\)", written()))
+    assert dropped == TABLES, "what happens without it"
+    revision = written(include_name=without_keysmith)
+    assert "create_table('host_table'" in revision
+    assert "keysmith_" not in revision
 
 
 def test_sql_can_be_written_for_a_database_out_of_reach(tmp_path: Path) -> None:

@@ -174,4 +174,4 @@ def test_in_an_empty_environment_the_wheel_needs_nothing_more(wheel: Path, tmp_p
         check=False,
     )
     assert without_extras.returncode == 2
-    assert "keysmith[cli]" in without_extras.stderr
+    assert "the extra `cli`" in without_extras.stderr

@@ -362,4 +362,6 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
     ).stdout
-    assert shown == "Metrics needs prometheus-client: pip install 'keysmith[metrics]'\n"
+    assert shown == (
+        "Metrics needs prometheus-client, the extra `metrics`: install Keysmith with it.\n"
+    )

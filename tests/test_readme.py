@@ -146,7 +146,7 @@ def test_in_asynchronous_code(tmp_path: Path) -> None:
 @contextmanager
 def fastapi_service(folder: Path) -> Iterator[str]:
     """The service, run as it is told there, on a free port; gives its URL."""
-    [service] = blocks("In a FastAPI service", "python")
+    service, _alembic = blocks("In a FastAPI service", "python")
     (folder / "service.py").write_text(service)
     with (folder / "service.log").open("w") as log:
         process = subprocess.Popen(
@@ -187,21 +187,39 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     shown = bash(script, tmp_path)
     assert "akey_" in shown
     assert "revoked" in shown
-    bash("keysmith scopes create keysmith --tenant keysmith", tmp_path)
-    [another] = re.findall(r"`(keysmith keys create root .*?)`", README)
-    assert "sk_live_" in bash(another, tmp_path)
+    scope = "keysmith scopes create keysmith --tenant keysmith"
+    first, another = re.findall(r"`(keysmith keys create root .*?)`", README)
+    assert re.search(rf"`{scope}`, then\n`{first}`", README)
+    assert first == another
+    assert "sk_live_" in bash(f"{scope}\n{first}", tmp_path)
 
 
-def test_what_is_to_be_installed_exists() -> None:
-    extras = (ROOT / "pyproject.toml").read_text()
-    for requirement in re.findall(r"^pip install '?keysmith(?:\[(\w+)\])?", README, re.MULTILINE):
-        assert not requirement or f"\n{requirement} = [" in extras
+def test_what_is_to_be_installed_is_a_checkout_with_extras_that_exist() -> None:
+    known = (ROOT / "pyproject.toml").read_text()
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
+    found = set()
+    for document in documents:
+        told = re.findall(r"pip install '?([^\s'`]+)", document.read_text())
+        assert not [each for each in told if each.startswith("keysmith")], "another on PyPI"
+        found |= {extra for each in told for extra in re.findall(r"[\w-]+", each.partition("[")[2])}
+    assert found >= {"server", "cli", "fastapi", "metrics", "limits", "testing"}
+    assert all(f"\n{extra} = [" in known for extra in found)
 
 
 def test_links_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text()):
-            assert target.startswith("https://") or (ROOT / target).exists(), target
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+            if not target.startswith("https://"):
+                path, _, anchor = target.partition("#")
+                there = document.parent / path if path else document
+                assert there.exists(), f"{document.name}: {target}"
+                assert not anchor or anchor in anchors(there.read_text()), target
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_the_table_of_targets_is_the_makefiles() -> None:

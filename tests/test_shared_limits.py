@@ -268,5 +268,5 @@ class TestOpening:
     def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("limits", "limits.errors", "limits.storage"):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(KeysmithError, match=r"pip install 'keysmith\[limits\]'"):
+        with pytest.raises(KeysmithError, match="the extra `limits`: install Keysmith with it"):
             LimitsRateLimiter("memory://")

@@ -1,6 +1,8 @@
 """The test kit, as the tests of a service use it."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -8,7 +10,7 @@ from fastapi import FastAPI, Security
 
 from keysmith import Engine, KeyExpiredError, ValidationResult
 from keysmith.fastapi import APIKeyAuth, install_problem_handlers
-from keysmith.testing import IssueKey, KeyedClient, TurnableClock
+from keysmith.testing import IssueKey, KeyedClient, TurnableClock, plugin
 from keysmith.testing.clock import START
 
 
@@ -41,6 +43,30 @@ def test_time_is_turned(
     assert keysmith_clock.turn(hours=1) == START + timedelta(hours=1)
     with pytest.raises(KeyExpiredError):
         keysmith_engine.validate_key(created.raw_key)
+
+
+LEAVES = """
+
+def test_leaving(keysmith_engine, keysmith_client):
+    with keysmith_client(make_app(keysmith_engine), scopes=["users:read"]) as client:
+        assert client.get("/users").json() == "default"
+        assert keysmith_engine.count_keys() == 1
+    with pytest.raises(StoreUnavailableError):
+        keysmith_engine.count_keys()
+"""
+
+
+def test_what_is_documented(pytester: pytest.Pytester) -> None:
+    document = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    conftest, service, test = blocks
+    pytester.makeconftest(conftest)
+    imports = "import pytest\nfrom keysmith import StoreUnavailableError\n"
+    pytester.makepyfile(service=service, test_service=imports + test + LEAVES)
+    ran = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
+    assert ran.parseoutcomes() == {"passed": 2}, ran.stdout.str()
+    documented = re.findall(r"^\| `(keysmith_\w+)", document, re.MULTILINE)
+    assert documented == [name for name in vars(plugin) if name.startswith("keysmith_")]
 
 
 CONFTEST = """

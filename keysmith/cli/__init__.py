@@ -12,6 +12,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
-        sys.stderr.write("The command line is an extra: pip install 'keysmith[cli]'\n")
+        sys.stderr.write("The command line is the extra `cli`: install Keysmith with it.\n")
         sys.exit(2)
     app(prog_name="keysmith")

@@ -117,7 +117,7 @@ def serve(
     except ModuleNotFoundError as error:
         if (error.name or "keysmith").startswith("keysmith"):
             raise
-        note("The server is an extra: pip install 'keysmith[server]'")
+        note("The server is the extra `server`: install Keysmith with it.")
         raise typer.Exit(ExitCode.USAGE) from None
     flags = given(
         database_url=database_url,

@@ -321,7 +321,7 @@ class Engine:
         after: str | None = None,
         **filters: Unpack[RotationFilters],
     ) -> Sequence[Rotation]:
-        """Rotations, newest first. An engine bound to an app needs the filter `key_id`."""
+        """Rotations, newest first."""
         return self._rotations.list(limit, after, {**filters})
 
     def list_keys_due_for_rotation(self) -> Sequence[Key]:
@@ -351,9 +351,9 @@ class Engine:
     ) -> Sequence[UsageRecord]:
         """Records, newest first, with all that this engine has recorded before.
 
-        `after` is the last ID of the page before, and raises `NotFoundError` if that record has
-        gone meanwhile; or its `created_at` and ID, which lead on even then. An engine bound to an
-        app needs `key_id`.
+        Within a transaction of the host's, without what still waits to be written. `after` is the
+        last ID of the page before, and raises `NotFoundError` if that record has gone meanwhile; or
+        its `created_at` and ID, which lead on even then.
         """
         return self._usage.query(limit, after, {**filters})
 
@@ -367,8 +367,9 @@ class Engine:
     ) -> Sequence[UsageAggregate]:
         """Days or months of keys, newest first, with all that this engine has recorded before.
 
-        `since` (inclusive) and `until` (exclusive) speak of the first moment of a period; `after`
-        is the last one's `period_start` and `key_id`. An engine bound to an app needs `key_id`.
+        Within a transaction of the host's, without what still waits to be written. `since`
+        (inclusive) and `until` (exclusive) speak of the first moment of a period; `after` is the
+        last one's `period_start` and `key_id`.
         """
         return self._usage.aggregate(period, limit, after, {**filters})
 
@@ -378,7 +379,7 @@ class Engine:
         """Days or months, oldest first, each of all the keys together: a line to plot.
 
         Periods without requests are left out. `since` and `until` speak of the first moment of a
-        period. An engine bound to an app needs `key_id`.
+        period. Within a transaction of the host's, without what still waits to be written.
         """
         return self._usage.summarize(period, {**filters})
 

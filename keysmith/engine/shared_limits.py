@@ -173,8 +173,8 @@ def _open(uri: str, scheme: str) -> tuple[Storage, type[Exception]]:
         from limits.storage import MovingWindowSupport, storage_from_string  # noqa: PLC0415
     except ModuleNotFoundError:
         raise StoreUnavailableError(
-            "To count limits elsewhere than in the store is an extra: "
-            "pip install 'keysmith[limits]'"
+            "To count limits elsewhere than in the store is the extra `limits`: "
+            "install Keysmith with it."
         ) from None
     try:
         storage = storage_from_string(uri, wrap_exceptions=True)

@@ -73,7 +73,7 @@ class Metrics(Plugin):
             import prometheus_client  # noqa: PLC0415  an extra
         except ImportError:
             raise ImportError(
-                "Metrics needs prometheus-client: pip install 'keysmith[metrics]'"
+                "Metrics needs prometheus-client, the extra `metrics`: install Keysmith with it."
             ) from None
         self._prometheus = prometheus_client
         self.registry = prometheus_client.CollectorRegistry() if registry is None else registry

@@ -13,6 +13,7 @@ from keysmith.stores.base import (
     Store,
     UsageRepository,
 )
+from keysmith.stores.schema import without_keysmith
 from keysmith.stores.sqlite import MEMORY, SqliteStore
 
 DEFAULT_DATABASE_URL = "sqlite:///keysmith.db"
@@ -27,6 +28,7 @@ __all__ = [
     "Store",
     "UsageRepository",
     "open_store",
+    "without_keysmith",
 ]
 
 

@@ -16,9 +16,13 @@ from alembic.util import CommandError
 
 from keysmith.errors import SchemaOutdatedError
 from keysmith.models import metadata
-from keysmith.stores.schema import VERSION_TABLE, VERSIONS, check_schema, scripts_folder
-
-_TABLE_PREFIX = "keysmith_"
+from keysmith.stores.schema import (
+    TABLE_PREFIX,
+    VERSION_TABLE,
+    VERSIONS,
+    check_schema,
+    scripts_folder,
+)
 
 # `alembic.op`, which the revisions speak to, is one object for the whole process.
 _one_at_a_time = threading.Lock()
@@ -85,7 +89,7 @@ _new: dict[Path, tuple[Sequence[str], str]] = {}
 
 def _include_name(name: str | None, kind: str, parents: Any) -> bool:
     """In a database shared with the host, only Keysmith's own tables are looked at."""
-    return kind != "table" or (name or "").startswith(_TABLE_PREFIX)
+    return kind != "table" or (name or "").startswith(TABLE_PREFIX)
 
 
 def _render_item(kind: str, item: Any, context: AutogenContext) -> str | bool:

@@ -15,7 +15,18 @@ from keysmith.errors import SchemaOutdatedError
 VERSION_TABLE = "keysmith_alembic_version"
 """Where Alembic counts Keysmith's revisions: apart from those of the host, in the same database."""
 
+TABLE_PREFIX = "keysmith_"
+
 VERSIONS = sa.table(VERSION_TABLE, sa.column("version_num"))
+
+
+def without_keysmith(name: str | None, kind: str, _parents: object) -> bool:
+    """The `include_name` for the Alembic of a host whose tables are in the same database.
+
+    Without it `alembic revision --autogenerate` finds Keysmith's tables, which are not in the
+    host's models, and writes a revision that drops them.
+    """
+    return kind != "table" or not (name or "").startswith(TABLE_PREFIX)
 
 
 def scripts_folder() -> Path:

@@ -8,19 +8,13 @@ import models  # noqa: F401  so that its tables are known
 from sqlmodel import SQLModel
 
 from alembic import context
-from keysmith import open_store
-
-
-def ours(name: str | None, kind: str, _parents: object) -> bool:
-    """Keysmith's tables are in the same database; `keysmith migrate` looks after them."""
-    return kind != "table" or not (name or "").startswith("keysmith_")
-
+from keysmith import open_store, without_keysmith
 
 with open_store(os.environ["KEYSMITH_DATABASE_URL"]) as store, store.migration() as connection:
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
-        include_name=ours,
+        include_name=without_keysmith,  # `keysmith migrate` looks after those
         render_as_batch=True,
     )
     with context.begin_transaction():
