@@ -89,8 +89,9 @@ def run(
 
 
 def _job(mutant: Mutant, knowledge: Knowledge) -> Job:
-    tests = [knowledge.names[test] for test in knowledge.tests(mutant)[:MANY]]
     codes = {} if knowledge.imported(mutant) else changed(mutant)
+    found = knowledge.tests(mutant) if codes else knowledge.tests(mutant, haste=0)
+    tests = [knowledge.names[test] for test in found[:MANY]]
     return Job(mutant, tests if codes else _of_few_files(tests), codes)
 
 

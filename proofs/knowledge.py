@@ -46,11 +46,11 @@ class Knowledge:
     by_line: dict[str, dict[str, list[int]]]
     """Numbers of tests, by path and line."""
 
-    def tests(self, mutant: Mutant) -> list[int]:
+    def tests(self, mutant: Mutant, *, haste: int = HASTE) -> list[int]:
         """The tests for a mutant: the fastest first, and one of each function before any other.
 
-        Those in files of the module's name, and of its package's, come after the first few: they
-        know it best. Then all files take turns.
+        Those in files of the module's name, and of its package's, come after so many: they know
+        it best. Then all files take turns.
         """
         found = self._at(mutant) or self._by_use(mutant)
         if not found:
@@ -66,15 +66,15 @@ class Knowledge:
         path = Path(mutant.path)
         home = [
             test
-            for noun in (path.stem.rpartition("_")[2], path.parent.name.rstrip("s"))
-            for test in [t for t in fast if self.names[t].startswith(f"tests/test_{noun}")][:HOME]
+            for noun in (path.stem.rpartition("_")[2], path.parent.name)
+            for test in [t for t in fast if self.names[t].startswith(_file_of(noun))][:HOME]
         ]
         by_file: dict[str, list[int]] = defaultdict(list)
         for test in fast:
             by_file[self.names[test].partition("::")[0]].append(test)
         turns = (test for turn in zip_longest(*by_file.values()) for test in turn)
         others = [test for test in turns if test is not None]
-        return list(dict.fromkeys([*fast[:HASTE], *home, *others]))
+        return list(dict.fromkeys([*fast[:haste], *home, *others]))
 
     def _by_use(self, mutant: Mutant) -> list[int]:
         """The tests that come by what uses the line's: a function's body, or a name elsewhere."""
@@ -91,6 +91,11 @@ class Knowledge:
         lines = self.by_line.get(mutant.path, {})
         above = range(mutant.line, max(0, mutant.line - STATEMENT), -1)
         return next((lines[str(line)] for line in above if str(line) in lines), None)
+
+
+def _file_of(noun: str) -> str:
+    """How the names of the tests begin that are in files of that name, in the singular or not."""
+    return f"tests/test_{noun.rstrip('s')}"
 
 
 def _body(tree: ast.Module, line: int) -> set[int]:

@@ -72,7 +72,9 @@ def test_a_moving_window(uri: str) -> None:
     assert isinstance(status, RateLimitStatus)
     assert (status.limit, status.remaining) == (3, 1)
     assert began + HOUR <= status.resets_at <= utc_now() + HOUR
-    limiter.take(KEY, limits, 1)
+    full = limiter.take(KEY, limits, 1)
+    assert isinstance(full, RateLimitStatus)
+    assert began + HOUR <= full.resets_at <= utc_now() + HOUR
     time.sleep(0.01)
     assert HOUR.total_seconds() - 60 < refused(limiter, limits).retry_after < 3600
     assert refused(limiter, limits, 3).retry_after == pytest.approx(3600.001)

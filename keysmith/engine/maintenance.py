@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
 
@@ -59,8 +59,7 @@ class Maintenance:
     ) -> MaintenanceReport:
         """See `Engine.maintain`."""
         now = self._context.now()
-        purge = None if usage_retention is None else _before(now, usage_retention)
-        since = None if unused_for is None else _before(now, unused_for)
+        purge, since = _before(now, usage_retention), _before(now, unused_for)
         return MaintenanceReport(
             at=now,
             expired=self._lifecycle.expire_all(),
@@ -75,8 +74,12 @@ class Maintenance:
         return tuple(KeyPublic.model_validate(key) for key in reversed(keys))
 
 
-def _before(now: datetime, lasts: timedelta) -> datetime:
+def _before(now: datetime, lasts: timedelta | None) -> datetime | None:
+    """So long ago; `None` if nothing is as old as that, or nobody asked."""
+    if lasts is None:
+        return None
+    lasts = _duration.validate_python(lasts)
     try:
-        return now - _duration.validate_python(lasts)
+        return now - lasts
     except OverflowError:
-        return datetime.min.replace(tzinfo=UTC)
+        return None

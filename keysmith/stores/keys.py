@@ -23,7 +23,7 @@ _policies: sa.Table = sa.inspect(Policy).local_table  # type: ignore[assignment]
 
 _PERIOD = _policies.c.rotation_period
 _ROTATING = sa.select(_policies.c.id, _PERIOD).where(_PERIOD.is_not(None))
-_SECRET_SINCE = sa.func.coalesce(_table.c.rotated_at, _table.c.created_at, type_=Timestamp)
+_SECRET_SINCE = sa.func.coalesce(_table.c.rotated_at, _table.c.created_at)
 _NO_FINAL_STATE = _table.c.state.in_([state for state in KeyState if not state.final])
 
 

@@ -34,6 +34,7 @@ class TestPolicies:
         store.policies.update(policy)
         assert store.policies.get_by_name("default", "p").to_row() == policy.to_row()
         other = store.policies.create(Policy(name="p", tenant_id="acme"))
+        assert store.policies.get_by_name("acme", "p") == other
         assert ids(store.policies.list()) == [other.id, policy.id]
         assert ids(store.policies.list(tenant_id="acme")) == [other.id]
         assert ids(store.policies.list(limit=1, after=other.id)) == [policy.id]
@@ -44,6 +45,7 @@ class TestPolicies:
         other = store.policies.create(Policy(name="q"))
         with pytest.raises(ConflictError, match="name"):
             store.policies.create(Policy(name="p"))
+        assert store.policies.get_by_name("default", "q") == other
         other.name = "p"
         with pytest.raises(ConflictError, match="name"):
             store.policies.update(other)
