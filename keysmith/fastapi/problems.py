@@ -259,7 +259,7 @@ def _headers(error: KeysmithError, status: int, clock: Clock) -> dict[str, str] 
     if isinstance(error, InsufficientScopeError):
         return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     if isinstance(error, RateLimitedError):
-        return limited_headers(error.retry_after)
+        return limited_headers(error)
     if isinstance(error, QuotaExceededError) and error.resets_at is not None:
         return {"Retry-After": str(whole_seconds(error.resets_at - clock()))}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
