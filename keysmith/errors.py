@@ -59,7 +59,7 @@ class PolicyNotFoundError(NotFoundError):
 
 
 class ScopeNotFoundError(NotFoundError):
-    """There is no such scope in this tenant. Declare scopes with ensure_scopes()."""
+    """There is no such scope here. Scope IDs begin with "kscp_"; list_scopes() shows them."""
 
     code = "scope_not_found"
 

@@ -362,6 +362,8 @@ def test_what_is_no_key(run: Run, text: bytes) -> None:
 FAILURES: dict[str, tuple[int, str, str]] = {
     f"keys show {UNKNOWN_KEY}": (1, "key_not_found", "`keysmith keys list`"),
     "keys show {policy}": (1, "key_not_found", "akey_"),
+    "scopes show read": (1, "scope_not_found", "kscp_.*`keysmith scopes list`"),
+    "scopes delete read": (1, "scope_not_found", "kscp_.*`keysmith scopes list`"),
     "keys create n --scope nope": (1, "scope_not_found", "nope.*`keysmith scopes create`"),
     "keys create n --policy nope": (1, "policy_not_found", "kpol_"),
     "keys reactivate {main}": (1, "invalid_state_transition", "active"),

@@ -301,7 +301,7 @@ def test_filters(api: httpx.Client) -> None:
         ("POST", "/keys", {"json": {"name": "n", "expires_at": "4102444800"}}, "expires_at"),
         ("POST", "/keys", {"json": {"name": "n", "scopes": ["A B"]}}, "scopes.0"),
         ("POST", "/keys", {"json": {"name": "n", "metadata": [1]}}, "metadata"),
-        ("POST", "/keys", {"content": b"{", "headers": {"Content-Type": "application/json"}}, "1"),
+        ("POST", "/keys", {"content": b"{", "headers": {"Content-Type": "application/json"}}, ""),
         ("POST", "/keys", {"content": b'{"name": "n"}'}, ""),
         ("POST", "/keys/validate", {"json": {"raw_key": 5}}, "raw_key"),
         ("POST", "/keys/validate", {"json": {"raw_key": "x", "cost": 0}}, "cost"),
@@ -334,6 +334,50 @@ def test_wrong_input(
     problem = is_problem(api.request(method, path, **sent), 422, "invalid_input")
     assert [each["field"] for each in problem["errors"]] == [field]
     assert "input" not in problem["errors"][0]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "said"),
+    [
+        ("/keys", {"content": b'{"name": "n"}'}, "must be a JSON object, sent with `Content-Type"),
+        ("/keys", {"json": []}, "must be a JSON object"),
+        (f"/keys/{NO_KEY}/rotate", {"content": b"{}"}, "must be a JSON object, sent with"),
+        (
+            "/keys",
+            {"content": b'{"a": 1,}', "headers": {"Content-Type": "application/json"}},
+            "is not JSON from character 9 on",
+        ),
+        ("/policies", {"json": {"name": "n", "grace_period": "10m"}}, "ISO 8601 such as PT10M, or"),
+        ("/policies", {"json": {"name": "n", "grace_period": [1]}}, "ISO 8601 such as PT10M, or"),
+        (f"/keys/{NO_KEY}/rotate", {"json": {"grace": "10m"}}, "ISO 8601 such as PT10M, or"),
+    ],
+)
+def test_wrong_input_is_told_in_the_words_of_http(
+    api: httpx.Client, path: str, sent: dict[str, Any], said: str
+) -> None:
+    problem = is_problem(api.post(path, **sent), 422, "invalid_input")
+    assert said in problem["errors"][0]["detail"]
+    assert problem["detail"].startswith("The request is not valid: see ")
+    assert not set("0123456789") & set(problem["detail"])
+
+
+def test_clients_are_told_of_requests_and_not_of_calls(api: httpx.Client) -> None:
+    def detail(answer: httpx.Response) -> str:
+        assert answer.status_code in (403, 404)
+        return str(answer.json()["detail"])
+
+    assert "`GET /keys` shows them" in detail(api.get(f"/keys/{NO_KEY}"))
+    assert "`GET /scopes` shows them" in detail(api.get(f"/scopes/{NO_SCOPE}"))
+    unknown = {"name": "n", "scopes": ["nope"]}
+    assert "Declare scopes with `POST /scopes`" in detail(api.post("/keys", json=unknown))
+    created(api, "/scopes", tenant_id="told", name="keysmith:tenant")
+    manager = created(api, "/keys", tenant_id="told", scopes=["keysmith:tenant"])["raw_key"]
+    foreign = api.post(
+        "/keys",
+        json={"name": "n", "tenant_id": "other"},
+        headers={"Authorization": f"Bearer {manager}"},
+    )
+    assert detail(foreign).startswith("You act for another tenant.")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ _PYDANTIC_PREFIX = "Value error, "
 
 _COMMAND_FOR = {
     "list_keys()": "`keysmith keys list`",
+    "list_scopes()": "`keysmith scopes list`",
     "ensure_scopes()": "`keysmith scopes create`",
     "have it overwritten": "give --force",
 }
@@ -96,8 +97,7 @@ class CommandLine(TyperGroup):
 
 def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool, **about: str) -> ExitCode:
     message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
-    for call, command in _COMMAND_FOR.items():
-        message = message.replace(call, command)
+    message = with_commands(message)
     if as_json:
         print_json({"error": {"code": code, "message": message, **about}}, err=True)
     else:
@@ -105,6 +105,13 @@ def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool, **abou
         for name, value in about.items():
             note(f"{name}: {value}")
     return exit_code
+
+
+def with_commands(message: str) -> str:
+    """The message with commands in place of calls."""
+    for call, command in _COMMAND_FOR.items():
+        message = message.replace(call, command)
+    return message
 
 
 def _tell_usage(error: typer.TyperException, arguments: list[str], *, as_json: bool) -> ExitCode:
