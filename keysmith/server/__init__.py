@@ -2,7 +2,7 @@
 
 from keysmith.server.app import create_app
 from keysmith.server.root_key import prepare
-from keysmith.server.run import run
+from keysmith.server.run import require_address, run
 from keysmith.server.settings import Settings
 
-__all__ = ["Settings", "create_app", "prepare", "run"]
+__all__ = ["Settings", "create_app", "prepare", "require_address", "run"]
