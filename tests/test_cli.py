@@ -348,6 +348,34 @@ def test_a_key_that_is_not_good_for_it(
 
 
 @pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("--rate-limit 1", {"code": "rate_limited", "retry_after": r"^\d\d\.\d+$"}),
+        (
+            "--daily-quota 1",
+            {
+                "code": "quota_exceeded",
+                "period": "^daily$",
+                "resets_at": r"^20\d\d-\d\d-\d\dT00:00:00Z$",
+            },
+        ),
+    ],
+)
+def test_a_key_that_has_reached_a_limit(run: Run, rule: str, told: dict[str, str]) -> None:
+    policy = json.loads(run(f"policies create limited {rule} --json").stdout)["id"]
+    raw_key = json.loads(run("keys create n --json --policy", policy).stdout)["raw_key"]
+    assert run("keys validate", input=raw_key).exit_code == 0
+    result = run("keys validate --json", input=raw_key)
+    assert result.exit_code == 1
+    error = json.loads(result.stderr)["error"]
+    shown = run("keys validate", input=raw_key).stderr
+    for name, pattern in told.items():
+        assert re.search(pattern, str(error[name])), error
+        if name != "code":
+            assert f"\n{name}: " in shown
+
+
+@pytest.mark.parametrize(
     "text", [b"\xff\xfe", FOREIGN.encode(), b"x" * 1_000_000, b"sk_live_" + b"a" * 49, b"a\nb"]
 )
 def test_what_is_no_key(run: Run, text: bytes) -> None:
