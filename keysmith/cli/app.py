@@ -122,7 +122,7 @@ def serve(
     except ModuleNotFoundError as error:
         if (error.name or "keysmith").startswith("keysmith"):
             raise
-        note("The server is the extra `server`: install Keysmith with it.")
+        note(str(error))
         raise typer.Exit(ExitCode.USAGE) from None
     flags = given(
         database_url=database_url,
