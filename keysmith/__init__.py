@@ -9,6 +9,8 @@ created = engine.create_key(KeyCreate(name="Production"))
 engine.validate_key(created.raw_key)
 """
 
+from typing import TYPE_CHECKING
+
 from keysmith.engine import (
     AsyncEngine,
     CacheStatistics,
@@ -165,3 +167,15 @@ __all__ = [
     "open_store",
     "without_keysmith",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """`__version__`, which is looked up only where somebody asks: that takes files."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version  # noqa: PLC0415
+
+        return version(__name__)

@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _SHOWABLE = re.compile(r"[a-z0-9_.:-]{1,100}")
 
@@ -59,7 +59,7 @@ class PolicyNotFoundError(NotFoundError):
 
 
 class ScopeNotFoundError(NotFoundError):
-    """There is no such scope in this tenant. Declare scopes with ensure_scopes()."""
+    """There is no such scope here. Scope IDs begin with "kscp_"; list_scopes() shows them."""
 
     code = "scope_not_found"
 
@@ -173,6 +173,9 @@ class RateLimitedError(KeysmithError):
     """The API key has reached its rate limit."""
 
     code = "rate_limited"
+
+    policy: Any = None
+    """The `PolicyPublic` whose limit it is, where validation has found it."""
 
     def __init__(self, message: str | None = None, *, retry_after: float = 0.0) -> None:
         self.retry_after = retry_after

@@ -15,7 +15,7 @@ from keysmith import Hasher
 from tests.test_server import ROOT_KEY as RAW_KEY
 from tests.test_server import keysmith_serve
 
-KEYSMITH = (sys.executable, "-m", "keysmith.cli")
+KEYSMITH = (sys.executable, "-m", "keysmith")
 
 
 class Door:

@@ -348,6 +348,34 @@ def test_a_key_that_is_not_good_for_it(
 
 
 @pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("--rate-limit 1", {"code": "rate_limited", "retry_after": r"^\d\d\.\d+$"}),
+        (
+            "--daily-quota 1",
+            {
+                "code": "quota_exceeded",
+                "period": "^daily$",
+                "resets_at": r"^20\d\d-\d\d-\d\dT00:00:00Z$",
+            },
+        ),
+    ],
+)
+def test_a_key_that_has_reached_a_limit(run: Run, rule: str, told: dict[str, str]) -> None:
+    policy = json.loads(run(f"policies create limited {rule} --json").stdout)["id"]
+    raw_key = json.loads(run("keys create n --json --policy", policy).stdout)["raw_key"]
+    assert run("keys validate", input=raw_key).exit_code == 0
+    result = run("keys validate --json", input=raw_key)
+    assert result.exit_code == 1
+    error = json.loads(result.stderr)["error"]
+    shown = run("keys validate", input=raw_key).stderr
+    for name, pattern in told.items():
+        assert re.search(pattern, str(error[name])), error
+        if name != "code":
+            assert f"\n{name}: " in shown
+
+
+@pytest.mark.parametrize(
     "text", [b"\xff\xfe", FOREIGN.encode(), b"x" * 1_000_000, b"sk_live_" + b"a" * 49, b"a\nb"]
 )
 def test_what_is_no_key(run: Run, text: bytes) -> None:
@@ -362,6 +390,8 @@ def test_what_is_no_key(run: Run, text: bytes) -> None:
 FAILURES: dict[str, tuple[int, str, str]] = {
     f"keys show {UNKNOWN_KEY}": (1, "key_not_found", "`keysmith keys list`"),
     "keys show {policy}": (1, "key_not_found", "akey_"),
+    "scopes show read": (1, "scope_not_found", "kscp_.*`keysmith scopes list`"),
+    "scopes delete read": (1, "scope_not_found", "kscp_.*`keysmith scopes list`"),
     "keys create n --scope nope": (1, "scope_not_found", "nope.*`keysmith scopes create`"),
     "keys create n --policy nope": (1, "policy_not_found", "kpol_"),
     "keys reactivate {main}": (1, "invalid_state_transition", "active"),
@@ -380,6 +410,11 @@ FAILURES: dict[str, tuple[int, str, str]] = {
     "keys create": (2, "usage", "NAME"),
     "keys create a b": (2, "usage", "argument"),
     "keys list --state asleep": (2, "usage", "active.*suspended"),
+    "keys list --policy trial": (2, "usage", "--policy.*must be an ID: kpol_"),
+    "keys count --policy {main}": (2, "usage", "--policy.*must be an ID: kpol_"),
+    "rotations list --key foo": (2, "usage", "--key.*must be an ID: akey_"),
+    "requests list --key foo": (2, "usage", "--key.*must be an ID: akey_"),
+    "usage --key foo": (2, "usage", "--key.*must be an ID: akey_"),
     "keys list --limit 0": (2, "usage", "--limit"),
     "keys list --after x": (2, "invalid_input", "^after: "),
     "keys list --unused-since 90d": (2, "usage", "--unused-since.*time zone"),

@@ -84,7 +84,7 @@ def test_as_a_module_and_with_a_database_of_the_environment(folder: Path, tmp_pa
     result = keysmith(
         *("keys", "list", "--json"),
         folder=elsewhere,
-        command=(sys.executable, "-m", "keysmith.cli"),
+        command=(sys.executable, "-m", "keysmith"),
         variables={"KEYSMITH_DATABASE_URL": f"sqlite:///{folder / 'keysmith.db'}"},
     )
     assert len(json.loads(result.stdout)) == 3
@@ -96,7 +96,7 @@ def test_an_extra_that_is_missing(tmp_path: Path) -> None:
     script = "import sys; sys.modules['rich'] = None; from keysmith.cli import main; main()"
     result = keysmith("migrate", folder=tmp_path, command=(sys.executable, "-c", script))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "The command line is the extra `cli`: install Keysmith with it.\n"
+    assert result.stderr == "rich comes with the extra `cli`: install Keysmith with it.\n"
 
 
 # ---------------------------------------------------------------------------- streams

@@ -121,6 +121,19 @@ def test_the_document_serves_for_a_client(document: dict[str, Any]) -> None:
     assert not [name for name in schemas if "hash" in str(schemas[name].get("properties", {}))]
 
 
+def test_the_document_describes_the_fields(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for schema, name, text in (
+        ("PolicyCreate", "burst_limit", "Requests in any one second."),
+        ("PolicyPublic", "tenant_id", "Whose it is. Nothing of one tenant is visible to another."),
+        ("KeyCreate", "expires_at", "From this moment on the key is expired; `null` for never."),
+        ("KeyPublic", "environment", "What the key is for; the second part of the raw key."),
+        ("ScopeCreate", "parent", "The name of the scope that this one lies below: "),
+    ):
+        assert schemas[schema]["properties"][name]["description"].startswith(text)
+    assert "description" not in schemas["KeyCreate"]["properties"]["metadata"]
+
+
 def test_a_service_tells_of_both_headers_and_of_its_own(memory: SqliteStore) -> None:
     auth = APIKeyAuth(Engine(memory))
     host = HTTPBasic(scheme_name="Host")

@@ -301,7 +301,7 @@ def test_filters(api: httpx.Client) -> None:
         ("POST", "/keys", {"json": {"name": "n", "expires_at": "4102444800"}}, "expires_at"),
         ("POST", "/keys", {"json": {"name": "n", "scopes": ["A B"]}}, "scopes.0"),
         ("POST", "/keys", {"json": {"name": "n", "metadata": [1]}}, "metadata"),
-        ("POST", "/keys", {"content": b"{", "headers": {"Content-Type": "application/json"}}, "1"),
+        ("POST", "/keys", {"content": b"{", "headers": {"Content-Type": "application/json"}}, ""),
         ("POST", "/keys", {"content": b'{"name": "n"}'}, ""),
         ("POST", "/keys/validate", {"json": {"raw_key": 5}}, "raw_key"),
         ("POST", "/keys/validate", {"json": {"raw_key": "x", "cost": 0}}, "cost"),
@@ -337,6 +337,50 @@ def test_wrong_input(
 
 
 @pytest.mark.parametrize(
+    ("path", "sent", "said"),
+    [
+        ("/keys", {"content": b'{"name": "n"}'}, "must be a JSON object, sent with `Content-Type"),
+        ("/keys", {"json": []}, "must be a JSON object"),
+        (f"/keys/{NO_KEY}/rotate", {"content": b"{}"}, "must be a JSON object, sent with"),
+        (
+            "/keys",
+            {"content": b'{"a": 1,}', "headers": {"Content-Type": "application/json"}},
+            "is not JSON from character 9 on",
+        ),
+        ("/policies", {"json": {"name": "n", "grace_period": "10m"}}, "ISO 8601 such as PT10M, or"),
+        ("/policies", {"json": {"name": "n", "grace_period": [1]}}, "ISO 8601 such as PT10M, or"),
+        (f"/keys/{NO_KEY}/rotate", {"json": {"grace": "10m"}}, "ISO 8601 such as PT10M, or"),
+    ],
+)
+def test_wrong_input_is_told_in_the_words_of_http(
+    api: httpx.Client, path: str, sent: dict[str, Any], said: str
+) -> None:
+    problem = is_problem(api.post(path, **sent), 422, "invalid_input")
+    assert said in problem["errors"][0]["detail"]
+    assert problem["detail"].startswith("The request is not valid: see ")
+    assert not set("0123456789") & set(problem["detail"])
+
+
+def test_clients_are_told_of_requests_and_not_of_calls(api: httpx.Client) -> None:
+    def detail(answer: httpx.Response) -> str:
+        assert answer.status_code in (403, 404)
+        return str(answer.json()["detail"])
+
+    assert "`GET /keys` shows them" in detail(api.get(f"/keys/{NO_KEY}"))
+    assert "`GET /scopes` shows them" in detail(api.get(f"/scopes/{NO_SCOPE}"))
+    unknown = {"name": "n", "scopes": ["nope"]}
+    assert "Declare scopes with `POST /scopes`" in detail(api.post("/keys", json=unknown))
+    created(api, "/scopes", tenant_id="told", name="keysmith:tenant")
+    manager = created(api, "/keys", tenant_id="told", scopes=["keysmith:tenant"])["raw_key"]
+    foreign = api.post(
+        "/keys",
+        json={"name": "n", "tenant_id": "other"},
+        headers={"Authorization": f"Bearer {manager}"},
+    )
+    assert detail(foreign).startswith("You act for another tenant.")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "code"),
     [
         *((m, f"/keys/{NO_KEY}{rest}", "key_not_found") for m, rest in [
@@ -356,6 +400,24 @@ def test_what_is_not_there(api: httpx.Client, method: str, path: str, code: str)
     body = next((body for part, body in bodies.items() if part in path), {})
     sent = {} if method == "GET" else {"json": body}
     is_problem(api.request(method, path, **sent), 404, code)
+
+
+def test_no_route_drops_a_parameter_that_it_does_not_know(api: httpx.Client) -> None:
+    document = api.get(f"{api.base_url.copy_with(path='/openapi.json')}").json()
+    routes = [
+        (method, path.removeprefix("/v1").format(key_id=NO_KEY, policy_id=NO_POLICY, scope_id="x"))
+        for path, methods in document["paths"].items()
+        for method in methods
+        if path.startswith("/v1/")
+    ]
+    assert len(routes) == len(set(routes)) > 20
+    for method, path in routes:
+        answer = api.request(method, path, params={"colour": "red"}, json={})
+        problem = is_problem(answer, 422, "invalid_input")
+        assert ("query", "colour") in {
+            (each["location"], each["field"]) for each in problem["errors"]
+        }, (method, path)
+        assert "red" not in answer.text
 
 
 def test_a_body_that_is_too_large(api: httpx.Client) -> None:

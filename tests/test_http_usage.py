@@ -336,10 +336,29 @@ class TestLimits:
             is_problem(refused, 429, "rate_limited")
             seconds = int(refused.headers["retry-after"])
             assert refused.headers["ratelimit"] == f'"default";r=0;t={seconds}'
+            assert refused.headers["ratelimit-policy"] == '"default";q=6;w=60'
             clock.turn(seconds=seconds)
             assert api.get("/users/1").status_code == 200
         with client(url, limited(engine, "unlimited")) as api:
-            assert "ratelimit" not in api.get("/users/1").headers
+            told = api.get("/users/1").headers
+            assert not {"ratelimit", "ratelimit-policy"} & set(told)
+
+    def test_bursts_are_told_of_whether_refused_or_not(self, engine: Engine, url: str) -> None:
+        with client(url, limited(engine, "burst", burst_limit=1)) as api:
+            told = api.get("/users/1").headers
+            assert told["ratelimit-policy"] == '"burst";q=1;w=1'
+            assert "ratelimit" not in told, "what is left is not known"
+            refused = api.get("/users/1")
+            is_problem(refused, 429, "rate_limited")
+            assert refused.headers["ratelimit-policy"] == '"burst";q=1;w=1'
+            assert refused.headers["ratelimit"] == '"burst";r=0;t=2'
+        with client(url, limited(engine, "both", rate_limit=9, burst_limit=1)) as api:
+            for status in (200, 429):
+                answer = api.get("/users/1")
+                assert answer.status_code == status
+                told = answer.headers
+                assert told["ratelimit-policy"] == '"default";q=9;w=60, "burst";q=1;w=1'
+            assert told["ratelimit"] == '"default";r=0;t=2'
 
     def test_a_quota_is_told_by_the_engines_clock(
         self, engine: Engine, url: str, clock: TurnableClock

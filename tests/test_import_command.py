@@ -139,6 +139,8 @@ def test_what_cannot_be_imported_is_reported(
     ]
     shown = run("keys import", str(file))
     assert "Line 1: Unknown in this tenant: nope." in shown.stderr
+    for told in (shown.stderr, report["failed"][0]["message"]):
+        assert "`keysmith scopes create`" in told
     assert "0 keys imported.\n1 there already" in shown.stdout
 
 

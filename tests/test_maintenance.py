@@ -456,7 +456,7 @@ class TestCommand:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_stops_cleanly(self, database: Path, number: signal.Signals) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "keysmith.cli", "maintain", "--every", "1h", "--json"],
+            [sys.executable, "-m", "keysmith", "maintain", "--every", "1h", "--json"],
             env={**os.environ, "KEYSMITH_DATABASE_URL": f"sqlite:///{database}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

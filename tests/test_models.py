@@ -32,6 +32,7 @@ from keysmith import (
     metadata,
 )
 from keysmith.models.base import Public, Table
+from keysmith.models.docstrings import field_docstrings
 
 HASH = "ab" * 32
 
@@ -313,3 +314,10 @@ def test_metadata_comes_back_as_it_was_or_is_refused(meta: dict[str, Any]) -> No
 
 def test_tables_are_validated_by_their_base_alone() -> None:
     assert all(issubclass(table, Table) for table in TABLES.values())
+
+
+def test_docstrings_of_fields_are_read_where_there_is_source() -> None:
+    assert field_docstrings(KeyCreate)["scopes"].startswith("Names of the scopes")
+    assert field_docstrings(KeyCreate)["tenant_id"].startswith("Whose it is.")
+    made_up = type("MadeUp", (), {"__module__": "nowhere"})
+    assert field_docstrings(made_up) == {}

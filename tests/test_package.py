@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import sqlite3
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import venv
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import keysmith
 from keysmith import Engine, KeysmithError, Plugin, Store
+from keysmith.extras import extra
 from keysmith.stores import base
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +37,36 @@ assert before == dict(level=logging.root.level, handlers=list(logging.root.handl
 
 def test_importing_is_light_and_leaves_the_host_alone() -> None:
     subprocess.run([sys.executable, "-c", LIGHT], check=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("keysmith.fastapi", "fastapi", "fastapi"),
+        ("keysmith.server", "fastapi", "server"),
+        ("keysmith.server", "uvicorn", "server"),
+        ("keysmith.server", "pydantic_settings", "server"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(module: str, missing: str, extra: str) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    failed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    told = f"{missing} comes with the extra `{extra}`: install Keysmith with it."
+    assert failed.stderr.splitlines()[-1] == f"ModuleNotFoundError: {told}"
+
+
+def test_a_module_of_ours_that_is_missing_is_no_missing_extra() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'keysmith\.nothing'$"):
+        with extra("fastapi"):
+            importlib.import_module("keysmith.nothing")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert keysmith.__version__ == version("keysmith")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        keysmith.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 HOST = """

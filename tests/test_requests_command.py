@@ -82,7 +82,7 @@ def test_for_people(run: Run, keys: dict[str, str]) -> None:
 
 
 def test_what_is_refused(run: Run, keys: dict[str, str]) -> None:
-    assert run("requests list --key akey_nope").exit_code == 1
+    assert run("requests list --key", "akey_" + "0" * 26).exit_code == 1
     for wrong in ("yesterday", "2026-03-01T12:00:00", "9999-12-31T23:00:00-05:00"):
         result = run("requests list --since", wrong)
         assert result.exit_code == 2

@@ -37,19 +37,24 @@ def allowed(policy: Policy, **says: str | None) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("rule", "error"),
+    ("rule", "error", "what"),
     [
-        ({"allowed_ips": ["10.0.0.0/8"]}, IPNotAllowedError),
-        ({"allowed_origins": ["https://a.example"]}, OriginNotAllowedError),
-        ({"allowed_methods": ["GET"]}, MethodNotAllowedError),
-        ({"allowed_paths": ["/v1/**"]}, PathNotAllowedError),
+        ({"allowed_ips": ["10.0.0.0/8"]}, IPNotAllowedError, "IP address"),
+        ({"allowed_origins": ["https://a.example"]}, OriginNotAllowedError, "origin"),
+        ({"allowed_methods": ["GET"]}, MethodNotAllowedError, "method"),
+        ({"allowed_paths": ["/v1/**"]}, PathNotAllowedError, "path"),
     ],
 )
-def test_a_request_that_does_not_say_is_refused(rule: dict[str, list[str]], error: type) -> None:
+def test_a_request_that_does_not_say_is_refused(
+    rule: dict[str, list[str]], error: type[PolicyViolationError], what: str
+) -> None:
     rules = Rules.of(Policy(name="p", **rule))
     assert rules is not None
-    with pytest.raises(error):
+    with pytest.raises(error, match=f"by the {what} of a request, and this one told none"):
         rules.check(None, None, None, None)
+    with pytest.raises(error) as refused:
+        rules.check("11.0.0.1", "https://b.example", "POST", "/v2")
+    assert str(refused.value) == str(error()), "what is told and not allowed is another matter"
     assert Rules.of(Policy(name="p")) is None
 
 

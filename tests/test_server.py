@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from io import BytesIO, TextIOWrapper
@@ -197,6 +198,51 @@ def test_wrong_settings(
     assert said in told
     assert "secret" not in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def occupied() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def serve_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `serve` where it cannot serve: its exit code, and what it has shown and told."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["keysmith", "serve", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_in_use(tmp_path: Path, serve_ends: Any, occupied: int, workers: str) -> None:
+    code, shown, told = serve_ends("--port", str(occupied), "--workers", workers)
+    assert (code, shown) == (1, ""), "no root key is shown"
+    assert told == f"Error: 127.0.0.1, port {occupied}: Address already in use.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_that_there_is_not(serve_ends: Any) -> None:
+    code, _, told = serve_ends("--host", "host.invalid")
+    assert code == 1
+    assert told.startswith("Error: host.invalid, port 8000: ")
+    assert told.count("\n") == 1
+
+
+def test_a_redis_that_does_not_answer(serve_ends: Any) -> None:
+    code, shown, told = serve_ends("--port", "0", "--rate-limiter", "redis://u:secret@127.0.0.1:1")
+    assert (code, shown) == (3, ""), "no root key is shown"
+    assert told == "Error: Limits are counted in redis, and it does not answer.\n"
 
 
 def test_a_shared_rate_limiter_takes_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The test kit, as the tests of a service use it."""
 
 import re
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,14 @@ def test_a_client_holds_a_key_with_the_scopes_it_is_given(
     answer = keysmith_client(app, scopes=["users:read"], tenant_id="acme").get("/users")
     assert (answer.status_code, answer.json()) == (200, "acme")
     assert keysmith_client(app).get("/users").status_code == 403
+
+
+def test_a_client_takes_an_extra(
+    keysmith_client: KeyedClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "starlette.testclient", None)
+    with pytest.raises(ModuleNotFoundError, match="the extra `fastapi`"):
+        keysmith_client(None)
 
 
 def test_time_is_turned(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from keysmith.extras import extra
+
 
 def main() -> None:
     """Runs `keysmith`, and exits with its code."""
     try:
-        from keysmith.cli.app import app  # noqa: PLC0415  so that what is missing can be told
+        with extra("cli"):
+            from keysmith.cli.app import app  # noqa: PLC0415  so that what is missing can be told
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+        if error.name not in ("typer", "rich"):
             raise
-        sys.stderr.write("The command line is the extra `cli`: install Keysmith with it.\n")
+        sys.stderr.write(f"{error}\n")
         sys.exit(2)
     app(prog_name="keysmith")

@@ -113,11 +113,16 @@ def serve(
     What is not given here is taken from the environment: KEYSMITH_PORT, KEYSMITH_LOG_FORMAT, …
     """
     try:
-        from keysmith.server import Settings, prepare, run  # noqa: PLC0415  only here is FastAPI
+        from keysmith.server import (  # noqa: PLC0415  only here is FastAPI
+            Settings,
+            prepare,
+            require_address,
+            run,
+        )
     except ModuleNotFoundError as error:
         if (error.name or "keysmith").startswith("keysmith"):
             raise
-        note("The server is the extra `server`: install Keysmith with it.")
+        note(str(error))
         raise typer.Exit(ExitCode.USAGE) from None
     flags = given(
         database_url=database_url,
@@ -132,8 +137,10 @@ def serve(
         shutdown_timeout=shutdown_timeout,
     )
     settings = Settings(**flags)
-    with open_engine(settings.database_url) as engine:
+    require_address(settings)
+    with open_engine(settings.database_url, settings.rate_limiter_url) as engine:
         engine.store.migrate()
+        engine.health()  # where limits are counted, too, before a root key is shown
         root_key = prepare(engine)
     if root_key is not None:
         print_line(f"Root key: {root_key}")

@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 from typer.core import TyperGroup
 
 from keysmith.cli.output import note, print_json, show_any_text
-from keysmith.errors import KeysmithError, StoreError
+from keysmith.errors import KeysmithError, QuotaExceededError, RateLimitedError, StoreError
 from keysmith.raw_keys import PREFIX_PATTERN, Environment, mask
 
 LONG_WORD = 16
@@ -28,6 +29,7 @@ _PYDANTIC_PREFIX = "Value error, "
 
 _COMMAND_FOR = {
     "list_keys()": "`keysmith keys list`",
+    "list_scopes()": "`keysmith scopes list`",
     "ensure_scopes()": "`keysmith scopes create`",
     "have it overwritten": "give --force",
 }
@@ -85,8 +87,8 @@ class CommandLine(TyperGroup):
         except StoreError as error:
             return _tell(ExitCode.STORE, error.code, str(error), as_json=as_json)
         except KeysmithError as error:
-            whose = {"key_id": error.key_id, "tenant_id": error.tenant_id} if error.key_id else {}
-            return _tell(ExitCode.REFUSED, error.code, str(error), as_json=as_json, **whose)
+            about = _about(error)
+            return _tell(ExitCode.REFUSED, error.code, str(error), as_json=as_json, **about)
         except OSError as error:
             _discard_output()
             message = f"{error.filename or 'The output'}: {error.strerror or error}."
@@ -94,10 +96,23 @@ class CommandLine(TyperGroup):
         return int(code or ExitCode.DONE)
 
 
-def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool, **about: str) -> ExitCode:
+def _about(error: KeysmithError) -> dict[str, object]:
+    """Whose key it is, and when it will do again."""
+    about: dict[str, object] = {}
+    if error.key_id:
+        about |= {"key_id": error.key_id, "tenant_id": error.tenant_id}
+    if isinstance(error, RateLimitedError):
+        about["retry_after"] = error.retry_after
+    if isinstance(error, QuotaExceededError) and error.resets_at is not None:
+        about |= {"period": error.period, "resets_at": to_jsonable_python(error.resets_at)}
+    return about
+
+
+def _tell(
+    exit_code: ExitCode, code: str, message: str, *, as_json: bool, **about: object
+) -> ExitCode:
     message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
-    for call, command in _COMMAND_FOR.items():
-        message = message.replace(call, command)
+    message = with_commands(message)
     if as_json:
         print_json({"error": {"code": code, "message": message, **about}}, err=True)
     else:
@@ -105,6 +120,13 @@ def _tell(exit_code: ExitCode, code: str, message: str, *, as_json: bool, **abou
         for name, value in about.items():
             note(f"{name}: {value}")
     return exit_code
+
+
+def with_commands(message: str) -> str:
+    """The message with commands in place of calls."""
+    for call, command in _COMMAND_FOR.items():
+        message = message.replace(call, command)
+    return message
 
 
 def _tell_usage(error: typer.TyperException, arguments: list[str], *, as_json: bool) -> ExitCode:

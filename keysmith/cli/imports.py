@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from keysmith.cli.failures import ExitCode, fields_of
+from keysmith.cli.failures import ExitCode, fields_of, with_commands
 from keysmith.cli.options import AsJson, DatabaseUrl
 from keysmith.cli.output import note, print_json, print_line, progress_bar
 from keysmith.cli.session import open_engine
@@ -130,7 +130,7 @@ class _Import:
             if isinstance(error, ConflictError) and self._is_known(data):
                 self._known += 1
             else:
-                self._fail(number, error.code, str(error))
+                self._fail(number, error.code, with_commands(str(error)))
         else:
             self._imported += 1
 

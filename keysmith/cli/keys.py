@@ -22,6 +22,7 @@ from keysmith.cli.options import (
     Tenant,
     duration_option,
     given,
+    id_option,
     moment_option,
     refuse_both,
     refuse_nothing,
@@ -40,6 +41,7 @@ from keysmith.cli.session import open_engine
 from keysmith.clock import utc_now
 from keysmith.engine import CreatedKey, Engine
 from keysmith.errors import RequestRepeatedError
+from keysmith.ids import IdPrefix
 from keysmith.models import Environment, Key, KeyCreate, KeyPublic, KeyState, KeyUpdate
 from keysmith.stores import DEFAULT_DATABASE_URL
 
@@ -71,7 +73,7 @@ OfEnvironment = Annotated[
     Environment | None, typer.Option("--environment", help="Only those of this environment.")
 ]
 OfPolicy = Annotated[
-    str | None, typer.Option("--policy", metavar="ID", help="Only those that bear this policy.")
+    str | None, id_option("--policy", IdPrefix.POLICY, "Only those that bear this policy.")
 ]
 CreatedBy = Annotated[
     str | None, typer.Option("--created-by", help="Only those that this one asked for.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from keysmith.ids import IdPrefix, is_id
 from keysmith.models.base import moment
 
 _SHORT_DURATION = re.compile(r"([0-9]+)([smhd])")
@@ -79,6 +80,17 @@ def moment_option(name: str, help: str) -> Any:
     return typer.Option(name, parser=parse_moment, metavar="ISO8601", help=help)
 
 
+def id_option(name: str, prefix: IdPrefix, help: str) -> Any:
+    """An option whose value is an ID; a name would be one of nothing, and find nothing."""
+
+    def parse_id(text: str) -> str:
+        if is_id(prefix, text):
+            return text
+        raise ValueError(f"must be an ID: {prefix.value}_ and 26 characters more")
+
+    return typer.Option(name, parser=parse_id, metavar="ID", help=help)
+
+
 DatabaseUrl = Annotated[
     str,
     typer.Option(
@@ -111,9 +123,7 @@ Meta = Annotated[
         "--meta", parser=parse_object, metavar="JSON", help="A JSON object to keep with it."
     ),
 ]
-OfKey = Annotated[
-    str | None, typer.Option("--key", metavar="ID", help="Only those of this key: akey_….")
-]
+OfKey = Annotated[str | None, id_option("--key", IdPrefix.KEY, "Only those of this key: akey_….")]
 OfTenant = Annotated[str | None, typer.Option("--tenant", help="Only those of this tenant.")]
 OfApp = Annotated[str | None, typer.Option("--app", help="Only those of this app.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")]

@@ -14,6 +14,7 @@ from keysmith.errors import (
     MethodNotAllowedError,
     OriginNotAllowedError,
     PathNotAllowedError,
+    PolicyViolationError,
 )
 from keysmith.models.policies import PolicyFields, normal_origin
 
@@ -58,13 +59,21 @@ class Rules:
     ) -> None:
         """Raises the `PolicyViolationError` of the first rule that the request breaks."""
         if self._ips is not None and ip not in self._ips:
-            raise IPNotAllowedError
+            raise _refusal(IPNotAllowedError, "IP address", ip)
         if self._origins and not _origin_allowed(origin, self._origins):
-            raise OriginNotAllowedError
+            raise _refusal(OriginNotAllowedError, "origin", origin)
         if self._methods and not _method_allowed(method, self._methods):
-            raise MethodNotAllowedError
+            raise _refusal(MethodNotAllowedError, "method", method)
         if self._paths and not _path_allowed(path, self._paths):
-            raise PathNotAllowedError
+            raise _refusal(PathNotAllowedError, "path", path)
+
+
+def _refusal(
+    error: type[PolicyViolationError], what: str, told: str | None
+) -> PolicyViolationError:
+    if told is not None:
+        return error()
+    return error(f"The key's policy goes by the {what} of a request, and this one told none.")
 
 
 class Networks:

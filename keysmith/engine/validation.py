@@ -160,7 +160,8 @@ class Validation:
             if take_at_once is not None:
                 return None
             raise
-        except RateLimitedError:
+        except RateLimitedError as error:
+            error.policy = result.policy
             self._hooks.fire("on_key_rate_limited", key)
             raise
         except QuotaExceededError:

@@ -1,12 +1,15 @@
 """Keysmith in a FastAPI service: who may call, what is answered, and the management routes."""
 
-from keysmith.fastapi.auth import APIKeyAuth
-from keysmith.fastapi.authority import Authority, ManagementAuth
-from keysmith.fastapi.clients import ClientAddress
-from keysmith.fastapi.lifespan import keysmith_lifespan
-from keysmith.fastapi.middleware import UsageMiddleware
-from keysmith.fastapi.problems import HTTPProblem, Problem, install_problem_handlers
-from keysmith.fastapi.router import management_router
+from keysmith.extras import extra
+
+with extra("fastapi"):
+    from keysmith.fastapi.auth import APIKeyAuth
+    from keysmith.fastapi.authority import Authority, ManagementAuth
+    from keysmith.fastapi.clients import ClientAddress
+    from keysmith.fastapi.lifespan import keysmith_lifespan
+    from keysmith.fastapi.middleware import UsageMiddleware
+    from keysmith.fastapi.problems import HTTPProblem, Problem, install_problem_handlers
+    from keysmith.fastapi.router import management_router
 
 __all__ = [
     "APIKeyAuth",

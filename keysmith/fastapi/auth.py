@@ -62,7 +62,7 @@ class APIKeyAuth(SecurityBase):
     ) -> Any:
         """The result of the validation, for FastAPI to give to the route."""
         result = await self.authenticate(connection, scopes.scopes)
-        if result is not None and result.rate_limit is not None:
+        if result is not None:
             response.headers.update(Seen.of(connection.scope).headers)
         return result
 

@@ -63,6 +63,23 @@ STATUSES: Mapping[type[KeysmithError], int] = {
 }
 """The status of each error, and of those derived from it."""
 
+_REQUEST_FOR = {
+    "list_keys()": "`GET /keys`",
+    "list_scopes()": "`GET /scopes`",
+    "ensure_scopes()": "`POST /scopes`",
+    "The engine is bound to another tenant": "You act for another tenant",
+    "or use its own": "or use your own",
+}
+"""What is a call to a program is a request to a client, below the prefix of the routes."""
+
+_NO_DURATION = "must be a duration: ISO 8601 such as PT10M, or a number of seconds"
+_DETAIL_FOR = {
+    "model_attributes_type": "must be a JSON object, sent with `Content-Type: application/json`",
+    "time_delta_parsing": _NO_DURATION,
+    "time_delta_type": _NO_DURATION,
+}
+"""What pydantic says of Python, in the words of HTTP, by its kinds of errors."""
+
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 _PYDANTIC_PREFIX = "Value error, "
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -188,7 +205,8 @@ def as_problem(error: Answered, clock: Clock = utc_now) -> HTTPProblem:
         return error
     if isinstance(error, KeysmithError):
         status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-        return HTTPProblem(status, error.code, str(error), headers=_headers(error, status, clock))
+        headers = _headers(error, status, clock)
+        return HTTPProblem(status, error.code, _for_clients(str(error)), headers=headers)
     if isinstance(error, RequestValidationError):
         return _invalid(_field_problems(error.errors()))
     if isinstance(error, ValidationError):
@@ -237,14 +255,26 @@ def _invalid(errors: Sequence[FieldProblem]) -> HTTPProblem:
 
 
 def _field_problems(errors: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
-    return [
-        FieldProblem(
-            location=str(each["loc"][0]) if each["loc"][:1] and each["loc"][0] in _PLACES else "",
-            field=".".join(_showable(part) for part in each["loc"][1:]),
-            detail=str(each["msg"]).removeprefix(_PYDANTIC_PREFIX),
-        )
-        for each in errors
-    ]
+    return [_field_problem(each.get("type", ""), each["loc"], each["msg"]) for each in errors]
+
+
+def _field_problem(kind: str, location: Sequence[int | str], message: str) -> FieldProblem:
+    place, *path = location or ("",)
+    detail = _DETAIL_FOR.get(kind) or message.removeprefix(_PYDANTIC_PREFIX)
+    match path:
+        case [int(read)] if kind == "json_invalid":  # FastAPI's path is how far it could be read
+            detail, path = f"is not JSON from character {read + 1} on", []
+    return FieldProblem(
+        location=str(place) if place in _PLACES else "",
+        field=".".join(map(_showable, path)),
+        detail=detail,
+    )
+
+
+def _for_clients(message: str) -> str:
+    for call, request in _REQUEST_FOR.items():
+        message = message.replace(call, request)
+    return message
 
 
 def _showable(part: object) -> str:
@@ -259,7 +289,7 @@ def _headers(error: KeysmithError, status: int, clock: Clock) -> dict[str, str] 
     if isinstance(error, InsufficientScopeError):
         return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     if isinstance(error, RateLimitedError):
-        return limited_headers(error.retry_after)
+        return limited_headers(error)
     if isinstance(error, QuotaExceededError) and error.resets_at is not None:
         return {"Retry-After": str(whole_seconds(error.resets_at - clock()))}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:

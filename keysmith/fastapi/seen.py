@@ -21,7 +21,7 @@ class Seen:
         self.result: ValidationResult | None = None
         self.address: str | None = None
         self.headers: dict[str, str] = {}
-        """What the answer is to tell of the key's rate limit."""
+        """What the answer is to tell of the limits of the key's policy."""
         self._limiters: tuple[RateLimiter, ...] = ()
 
     @classmethod
@@ -43,5 +43,5 @@ class Seen:
         if not self.counted_for(engine):
             self._limiters = (*self._limiters, engine._context.limiter)  # noqa: SLF001
         self.result, self.address, self.scope = result, address, scope
-        if result.rate_limit is not None and result.policy is not None:
-            self.headers = rate_limit_headers(result.rate_limit, result.policy, engine.now())
+        if result.policy is not None:
+            self.headers = rate_limit_headers(result.policy, result.rate_limit, engine.now())

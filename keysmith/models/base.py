@@ -32,6 +32,7 @@ from sqlmodel._compat import SQLModelConfig, finish_init
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from keysmith.ids import ID_LENGTH, ID_PATTERN, IdPrefix
+from keysmith.models.docstrings import field_docstrings
 from keysmith.models.frozen import freeze
 
 ModelT = TypeVar("ModelT", bound=SQLModel)
@@ -233,6 +234,20 @@ class Base(SQLModel, registry=_registry):
         hide_input_in_errors=True,
     )
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describes the fields by the docstrings below them."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, text in field_docstrings(cls).items():
+            field = cls.model_fields.get(name)
+            known_as = (field and field.serialization_alias) or name
+            if known_as in properties:
+                properties[known_as].setdefault("description", text.replace("`None`", "`null`"))
+        return schema
+
 
 class Owned(Base):
     """What belongs to a tenant, and within it to an app."""
@@ -362,7 +377,7 @@ class Update(Base):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Says of the fields that cannot be cleared that they cannot be null."""
-        schema = handler(core_schema)
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
         properties = handler.resolve_ref_schema(schema)["properties"]
         for name, field in cls.model_fields.items():
             if name not in cls.clearable:

@@ -1,8 +1,11 @@
 """The ready-made application behind `keysmith serve`."""
 
-from keysmith.server.app import create_app
-from keysmith.server.root_key import prepare
-from keysmith.server.run import run
-from keysmith.server.settings import Settings
+from keysmith.extras import extra
 
-__all__ = ["Settings", "create_app", "prepare", "run"]
+with extra("server"):
+    from keysmith.server.app import create_app
+    from keysmith.server.root_key import prepare
+    from keysmith.server.run import require_address, run
+    from keysmith.server.settings import Settings
+
+__all__ = ["Settings", "create_app", "prepare", "require_address", "run"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from contextlib import ExitStack
 
@@ -10,6 +11,18 @@ import uvicorn
 
 from keysmith.server.logs import log_config
 from keysmith.server.settings import Settings
+
+
+def require_address(settings: Settings) -> None:
+    """Raises `OSError` if the address cannot be listened on: uvicorn would only log it."""
+    host, port = settings.host, settings.port
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{host}, port {port}") from None
 
 
 def run(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keysmith.engine import CreatedKey, Engine
+from keysmith.extras import extra
 from keysmith.models import KeyCreate
 from keysmith.stores import SqliteStore
 from keysmith.testing.callables import IssueKey, KeyedClient
@@ -62,7 +63,8 @@ def keysmith_client(keysmith_key: IssueKey) -> KeyedClient:
     """
 
     def client(app: Any, **fields: Any) -> TestClient:
-        from starlette.testclient import TestClient  # noqa: PLC0415  for this fixture alone
+        with extra("fastapi"):
+            from starlette.testclient import TestClient  # noqa: PLC0415  for this fixture alone
 
         issued = keysmith_key(**fields)
         return TestClient(app, headers={"Authorization": f"Bearer {issued.raw_key}"})

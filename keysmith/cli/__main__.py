@@ -1,5 +1,0 @@
-"""`python -m keysmith.cli`, where the script `keysmith` is not on the path."""
-
-from keysmith.cli import main
-
-main()
