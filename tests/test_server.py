@@ -87,6 +87,38 @@ def keysmith_serve(folder: Path, *options: str, **variables: str) -> Iterator[Se
         process.wait(30)
 
 
+def test_what_is_done_is_noted_by_the_server_and_by_commands(tmp_path: Path) -> None:
+    trail = tmp_path / "audit.jsonl"
+    with keysmith_serve(tmp_path, "--audit-log", str(trail), "--workers", "2") as served:
+        with client(served.url(workers=2), served.root_key()) as api:
+            key_id = api.post("/v1/keys", json={"name": "n"}).json()["key"]["id"]
+            api.post(f"/v1/keys/{key_id}/rotate")
+
+    def run(*line: str, noting: Path) -> subprocess.CompletedProcess[str]:
+        url = f"sqlite:///{tmp_path}/served.db"
+        variables = {"KEYSMITH_AUDIT_LOG": str(noting), "KEYSMITH_DATABASE_URL": url}
+        return subprocess.run(
+            [KEYSMITH, *line],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **variables},
+        )
+
+    assert run("keys", "revoke", key_id, "--reason", "leaked", noting=trail).returncode == 0
+    entries = [json.loads(line) for line in trail.read_text().splitlines()]
+    noted = [(each["what"], each["reason"]) for each in entries if each["key_id"] == key_id]
+    assert noted == [("key.created", None), ("key.rotated", "manual"), ("key.revoked", "leaked")]
+    assert served.root_key() not in trail.read_text()
+    assert entries[0]["what"] == "scope.created", "before it served"
+
+    refused = run("keys", "create", "another", noting=tmp_path / "no" / "audit.jsonl")
+    assert refused.returncode == 1
+    assert "no/audit.jsonl: No such file" in refused.stderr
+    with Engine(SqliteStore(tmp_path / "served.db")) as engine:
+        assert "another" not in [key.name for key in engine.list_keys()]
+
+
 def test_serve(tmp_path: Path) -> None:
     foreign_key = "key-of-another-format-" + "x" * 40
     with keysmith_serve(tmp_path) as served:

@@ -97,6 +97,10 @@ def serve(
     metrics: Annotated[
         str | None, typer.Option(help="Who may read /metrics: root (the default), open or off.")
     ] = None,
+    audit_log: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where to note what is done, a JSON object a line."),
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option(help="How to log: text (the default) or json.")
     ] = None,
@@ -132,13 +136,16 @@ def serve(
         workers=workers,
         trusted_proxies=trusted_proxy,
         metrics=metrics,
+        audit_log=audit_log,
         log_format=log_format,
         log_level=log_level,
         shutdown_timeout=shutdown_timeout,
     )
     settings = Settings(**flags)
     require_address(settings)
-    with open_engine(settings.database_url, settings.rate_limiter_url) as engine:
+    with open_engine(
+        settings.database_url, settings.rate_limiter_url, settings.audit_log
+    ) as engine:
         engine.store.migrate()
         engine.health()  # where limits are counted, too, before a root key is shown
         root_key = prepare(engine)

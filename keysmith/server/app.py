@@ -13,7 +13,7 @@ from keysmith.fastapi import (
     keysmith_lifespan,
     management_router,
 )
-from keysmith.plugins import Metrics
+from keysmith.plugins import AuditLog, Metrics
 from keysmith.server.operations import health_router, metrics_router
 from keysmith.server.settings import Settings
 from keysmith.stores import open_store
@@ -43,9 +43,10 @@ def from_environment() -> FastAPI:
     """The application that the environment describes: one a process."""
     settings = Settings()
     metrics = None if settings.metrics == "off" else Metrics()
+    audit_log = None if settings.audit_log is None else AuditLog(settings.audit_log)
     engine = Engine(
         open_store(settings.database_url),
-        plugins=[] if metrics is None else [metrics],
+        plugins=[plugin for plugin in (metrics, audit_log) if plugin is not None],
         rate_limiter=settings.rate_limiter_url,
     )
     return create_app(engine, settings, metrics)

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """Proxies, as addresses and networks, whose word on a client's address counts."""
     metrics: Literal["root", "open", "off"] = "root"
     """Who may read `/metrics`: with the scope `keysmith:metrics:read`, anybody, or nobody."""
+    audit_log: str | None = None
+    """The file to which is appended what is done, a JSON object a line; see `AuditLog`."""
     log_format: Literal["text", "json"] = "text"
     """Lines for people, or a JSON object a line."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -64,6 +66,11 @@ class Settings(BaseSettings):
             raise ValueError(str(error)) from None
         return url
 
+    @field_validator("audit_log")
+    @classmethod
+    def _names_something(cls, path: str | None) -> str | None:
+        return path or None
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -74,7 +81,8 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The variables that give these settings to the processes that serve."""
         values = self.model_dump(mode="json")
-        values["rate_limiter_url"] = self.rate_limiter_url or ""
+        for name in ("rate_limiter_url", "audit_log"):
+            values[name] = values[name] or ""
         values["trusted_proxies"] = ",".join(self.trusted_proxies)
         return {
             f"{PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
