@@ -51,10 +51,11 @@ _memory_numbers = itertools.count(1)
 class SqliteStore:
     """Keys in a SQLite file, or in memory for tests.
 
-    The file is opened when it is first needed, and only `migrate()` creates it. Readers never wait;
-    writers of all threads and processes queue, each for at most `busy_timeout`. A write is on the
-    disk when the call returns (WAL with `synchronous=FULL`); usage alone may be lost by a machine
-    that loses power. Limits are counted in a file beside the database, `…-counters`.
+    The file is opened when it is first needed, and only `migrate()` creates it. Readers of a file
+    never wait, those of memory for the thread that writes; writers of all threads and processes
+    queue, each for at most `busy_timeout`. A write is on the disk when the call returns (WAL with
+    `synchronous=FULL`); usage alone may be lost by a machine that loses power. Limits are counted
+    in a file beside the database, `…-counters`.
     """
 
     def __init__(
