@@ -7,6 +7,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -293,13 +294,18 @@ def test_restoring_that_is_interrupted_changes_nothing(
 
 def test_restoring_waits_for_others_but_not_for_ever(store: SqliteStore, target: Path) -> None:
     store.backup(target)
-    other = sqlite3.connect(target.parent / "keys.db", isolation_level=None)
+    other = sqlite3.connect(
+        target.parent / "keys.db", isolation_level=None, check_same_thread=False
+    )
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailableError, match=r"locked: .*nothing was changed"):
         store.restore(target)
-    other.execute("ROLLBACK")
+    with SqliteStore(target.parent / "keys.db") as patient:
+        soon = threading.Timer(0.2, lambda: other.execute("ROLLBACK"))
+        soon.start()
+        patient.restore(target)
+    soon.join()
     other.close()
-    store.restore(target)
 
 
 def test_a_damaged_database_is_written_over(store: SqliteStore, target: Path) -> None:

@@ -130,14 +130,19 @@ ORPHANS = """
         || CASE substr(key_id, 31) WHEN 'x' THEN 'y' ELSE 'x' END
 """
 
+HELD_BY_OTHERS = """
+    UPDATE keysmith_scopes SET parent = NULL, tenant_id = CASE
+        WHEN id IN (SELECT scope_id FROM keysmith_key_scopes) THEN 'b' ELSE tenant_id END
+"""
+
 ALTERED: dict[str, tuple[str, str, str]] = {
     "orphans": ("references", ORPHANS, "in: keysmith_rotations"),
     "missing index": ("tables", "DROP INDEX ix_keysmith_keys_policy_id", "keys_policy_id"),
-    "missing table": ("tables", "DROP TABLE keysmith_usage", "keysmith_usage"),
+    "missing table": ("tables", "DROP TABLE keysmith_usage", ", keysmith_usage."),
     "policy": ("strays", "UPDATE keysmith_policies SET tenant_id = 'b'", "tenant's policy: akey_"),
     "scope": (
         "strays",
-        "UPDATE keysmith_scopes SET tenant_id = 'b'",
+        HELD_BY_OTHERS,
         "hold another tenant's scope: akey_",
     ),
     "parent": (
