@@ -62,6 +62,7 @@ class TestCreate:
 
     def test_one_unknown_scope_leaves_no_trace(self, engine: Engine, recorder: Recorder) -> None:
         engine.ensure_scopes(["a", "b", "c", "d"])
+        recorder.events.clear()
         before = list(engine.store.db.raw_connection().driver_connection.iterdump())
         with pytest.raises(ScopeNotFoundError) as refused:
             create(engine, scopes=["a", "b", "nope", "c", "d"])
