@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from keysmith import Engine, PolicyUpdate, SqliteStore
+from keysmith import Engine, PolicyUpdate, SqliteStore, UsageCreate
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,18 +53,18 @@ def _do(engine: Engine, deed: str, *arguments: str) -> str | None:
             return engine.rotate_key(key_id, reason="compromise").raw_key
         case "renew", key_id:
             return engine.rotate_key(key_id).raw_key
-        case "suspend", key_id:
-            engine.suspend_key(key_id)
-        case "reactivate", key_id:
-            engine.reactivate_key(key_id)
-        case "revoke", key_id:
-            engine.revoke_key(key_id)
+        case (("suspend" | "reactivate" | "revoke"), key_id):
+            getattr(engine, f"{deed}_key")(key_id)
         case "assign", key_id, scope:
             engine.assign_scopes(key_id, [scope])
         case "remove", key_id, scope:
             engine.remove_scopes(key_id, [scope])
         case "allow", policy_id, method:
             engine.update_policy(policy_id, PolicyUpdate(allowed_methods=[method]))
+        case "use", key_id:
+            usage = UsageCreate(key_id=key_id, endpoint="/", method="GET", status_code=200)
+            engine.record_usage(usage)
+            engine.flush()
         case ("migrate",):
             store.migrate()
         case ("lock",):

@@ -12,7 +12,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,13 @@ from keysmith import (
     SqliteStore,
     StoreError,
     StoreUnavailableError,
+    UsageCreate,
 )
 from keysmith.models.frozen import FrozenDict, FrozenList, freeze
 from tests.conftest import TurnableClock, mistyped
 from tests.elsewhere import Elsewhere
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="others cannot tell whose a commit is")
 
 KEY_SQL = "UPDATE keysmith_keys SET state = ? WHERE id = ?"
 ANY_CHANGE = "UPDATE keysmith_keys SET description = description || '.'"
@@ -399,6 +404,167 @@ def test_what_was_deleted_is_forgotten(engine: Engine) -> None:
     engine.delete_key(key_id)
     assert outcome(engine, raw_key) == InvalidKeyError.code
     assert engine.cache_statistics().entries == 0
+
+
+# ---------------------------------------------------------------------------- usage
+
+
+def use(engine: Engine, key_id: str) -> None:
+    """One request more, written."""
+    usage = UsageCreate(key_id=key_id, endpoint="/", method="GET", status_code=200)
+    engine.record_usage(usage)
+    engine.flush()
+
+
+class Watch:
+    """Lets something happen around the commits of usage alone."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.database = engine.store._database  # type: ignore[attr-defined]
+        self.credentials = engine.store.credentials
+        self.before = self.between = self.after = lambda: None
+        self.database.usage_watch = self
+
+    def before_usage(self) -> Any:
+        self.before()
+        return self.credentials.before_usage()  # type: ignore[attr-defined]
+
+    def after_usage(self, known: Any) -> None:
+        self.between()
+        self.credentials.after_usage(known)  # type: ignore[attr-defined]
+        self.after()
+
+
+def misses(engine: Engine) -> int:
+    return engine.cache_statistics().misses
+
+
+@linux
+def test_usage_of_ones_own_makes_nothing_old(on_file: Engine) -> None:
+    issued = [create(on_file) for _ in range(3)]
+    for _, raw_key in issued:
+        outcome(on_file, raw_key)
+    before = misses(on_file)
+    for _ in range(5):
+        for key_id, raw_key in issued:
+            use(on_file, key_id)
+            assert outcome(on_file, raw_key) == "valid"
+    on_file.purge_usage(on_file.now())
+    assert outcome(on_file, raw_key) == "valid"
+    assert misses(on_file) == before
+    assert on_file.get_key(key_id).last_used_at is not None
+
+
+def test_usage_of_another_process_makes_all_old(path: Path, on_file: Engine) -> None:
+    key_id, raw_key = create(on_file)
+    with Elsewhere(path) as elsewhere:
+        warm(on_file, raw_key)
+        before = misses(on_file)
+        elsewhere("use", key_id)
+        assert outcome(on_file, raw_key) == "valid"
+        assert misses(on_file) == before + 1
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_change_beside_usage_is_seen_by_the_very_next_validation(
+    path: Path, on_file: Engine, when: str
+) -> None:
+    """By another process: before usage is written, after its commit, after all is noted."""
+    watch = Watch(on_file)
+    used, _ = create(on_file)
+    with Elsewhere(path) as elsewhere:
+        for _ in range(5):
+            key_id, raw_key = create(on_file)
+            warm(on_file, raw_key)
+            change = partial(elsewhere, "revoke", key_id)
+            if when == "before":
+                change()
+            else:
+                setattr(watch, when, change)
+            use(on_file, used)
+            watch.between = watch.after = lambda: None
+            assert outcome(on_file, raw_key) == KeyRevokedError.code
+
+
+@linux
+def test_a_commit_that_is_noticed_before_it_is_known_to_be_of_usage(on_file: Engine) -> None:
+    watch = Watch(on_file)
+    (used, raw_key), (_, other) = create(on_file), create(on_file)
+    for each in (raw_key, other):
+        outcome(on_file, each)
+    before = misses(on_file)
+
+    def notice() -> None:
+        thread = threading.Thread(target=outcome, args=(on_file, raw_key))
+        thread.start()
+        thread.join()
+
+    watch.between = notice
+    use(on_file, used)
+    assert misses(on_file) == before + 1
+    assert outcome(on_file, other) == "valid"
+    assert misses(on_file) == before + 1
+
+
+def test_usage_that_is_not_written_changes_nothing(
+    path: Path, on_file: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process then commits is as many commits later as that would have been."""
+    key_id, raw_key = create(on_file)
+    database = on_file.store._database  # type: ignore[attr-defined]
+    with Elsewhere(path) as elsewhere:
+        warm(on_file, raw_key)
+        with pytest.raises(LookupError), database.write(lax=True):
+            raise LookupError
+        elsewhere("revoke", key_id)
+        assert outcome(on_file, raw_key) == KeyRevokedError.code
+
+
+@linux
+def test_a_connection_that_is_lost_while_usage_is_written(path: Path, on_file: Engine) -> None:
+    """The next one may be to another file, which has had as many commits by chance."""
+    (key_id, raw_key), (_, other) = create(on_file), create(on_file)
+    credentials: Any = on_file.store.credentials
+    warm(on_file, raw_key)
+    known = credentials.before_usage()
+    credentials.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(KEY_SQL, (KeyState.REVOKED.value, key_id))
+    outcome(on_file, other)
+    header = bytearray(credentials.before_usage().seen)
+    header[8:12] = (int.from_bytes(header[8:12], sys.byteorder) - 1).to_bytes(4, sys.byteorder)
+    credentials.after_usage(known._replace(seen=bytes(header)))
+    assert outcome(on_file, raw_key) == KeyRevokedError.code
+
+
+def test_threads_that_write_usage_while_others_stop_keys(path: Path, on_file: Engine) -> None:
+    used, _ = create(on_file)
+    done = threading.Event()
+
+    def record() -> None:
+        while not done.is_set():
+            use(on_file, used)
+
+    def stop(number: int) -> None:
+        with Engine(SqliteStore(path)) as other:
+            for _ in range(40):
+                key_id, raw_key = create(on_file)
+                outcome(on_file, raw_key)
+                (other if number else on_file).suspend_key(key_id)
+                assert outcome(on_file, raw_key) == KeySuspendedError.code
+                (on_file if number else other).reactivate_key(key_id)
+                assert outcome(on_file, raw_key) == "valid"
+
+    with ThreadPoolExecutor(4) as threads:
+        recording = [threads.submit(record) for _ in range(2)]
+        for stopping in [threads.submit(stop, number) for number in range(2)]:
+            stopping.result()
+        done.set()
+        for each in recording:
+            each.result()
+
+
+# ---------------------------------------------------------------------------- what it costs
 
 
 def test_a_wrong_checksum_touches_no_database(path: Path, on_file: Engine) -> None:

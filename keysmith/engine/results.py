@@ -34,6 +34,7 @@ class ValidationResult:
     """A key that was found valid. Immutable, and safe to keep."""
 
     key: KeyPublic
+    """Its `last_used_at` is of when the key was last read: ask `get_key` for the present one."""
     scopes: tuple[str, ...]
     """Every scope that the key is granted, inherited ones included; sorted."""
     policy: PolicyPublic | None = None

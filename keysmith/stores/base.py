@@ -389,6 +389,7 @@ class CredentialRepository(Protocol):
     def version(self) -> int | None:
         """A number that moves when anything in the store has changed, whoever changed it.
 
+        Usage, with the `last_used_at` of keys, need not move it: no validation goes by that.
         `None` where nothing that was read earlier counts: inside a transaction, or in a store that
         cannot tell. What was read after asking is good as long as the number stays the same.
         """

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlmodel import SQLModel
@@ -25,12 +26,15 @@ from keysmith.models.frozen import FrozenDict, FrozenList, freeze
 from keysmith.stores.base import Credential
 from keysmith.stores.database import Database
 from keysmith.stores.sqlite_connections import FileConnection
-from keysmith.stores.sqlite_wal_index import Header, wal_index_header
+from keysmith.stores.sqlite_wal_index import Header, one_commit_after, wal_index_header
 
 T = TypeVar("T")
 
 AtOnce = Callable[[Callable[[str], T], str], T | None]
 Convert = Callable[[Any], Any]
+
+SOON = 0.05
+"""Seconds that those who write usage wait for those who validate."""
 
 LOOK_EVERY = 1.0
 """Seconds after which a file that was removed or replaced is noticed at the latest."""
@@ -136,18 +140,29 @@ FIND = f"""
 """  # noqa: S608  nothing here comes from outside  # nosec B608
 
 
+class Known(NamedTuple):
+    """What a connection knew at some moment."""
+
+    version: int
+    header: Header
+    seen: bytes
+
+
 class SqliteCredentials:
     """Credentials of a SQLite database, read on one connection that stays open.
 
     It tells whether anything has changed by the header of the WAL index. Where that cannot be read,
     by `PRAGMA data_version`, which moves when any other connection, of this process or another, has
     committed (https://sqlite.org/pragma.html#pragma_data_version); all writes go through others.
+
+    Usage is written once a second, and changes no credential. That a commit is of usage alone is
+    known to the process that made it, and to no other.
     """
 
     def __init__(self, database: Database, connect: Callable[[], FileConnection]) -> None:
         self._database = database
         self._connect = connect
-        self._version = 0
+        self._version = self._newest = 0
         self._seen: object = None
         """What told the present version from those before; of each connection its own."""
         self._header: Header | None = None
@@ -186,9 +201,32 @@ class SqliteCredentials:
             header = self._header
             seen = self._ask() if header is None else header.raw
             if seen != self._seen:
-                self._seen = seen
-                self._version += 1
+                self._changed(seen)
             return self._version
+
+    def before_usage(self) -> Known | None:
+        """What is known now, while the caller alone can write; `None` if that cannot be told."""
+        with self._held_soon() as held:
+            header = self._header
+            if not held or header is None:
+                return None
+            seen = header.raw
+            if seen != self._seen:
+                self._changed(seen)
+            return Known(self._version, header, seen)
+
+    def after_usage(self, known: Known) -> None:
+        """What was known still is, if the one commit since then is the caller's, of usage alone."""
+        with self._held_soon() as held:
+            header = self._header
+            # Of another connection, and perhaps of another file, the numbers mean nothing.
+            if not held or header is not known.header:
+                return
+            seen = header.raw
+            if seen != self._seen:
+                self._changed(seen)
+            if one_commit_after(seen, known.seen):
+                self._version = known.version
 
     def find(self, key_hash: str) -> Credential:
         """See `CredentialRepository.find`."""
@@ -219,6 +257,22 @@ class SqliteCredentials:
         """Lets go of the connection."""
         with self._lock:
             self._drop()
+
+    def _changed(self, seen: object) -> None:
+        """Something has been committed: a version that there has never been."""
+        self._seen = seen
+        self._newest += 1
+        self._version = self._newest
+
+    @contextmanager
+    def _held_soon(self) -> Iterator[bool]:
+        """The lock, unless that takes long: who forks holds it, and waits for all who write."""
+        held = self._lock.acquire(timeout=SOON)
+        try:
+            yield held
+        finally:
+            if held:
+                self._lock.release()
 
     def _unless_written(self, look: Callable[[str], T], key_hash: str) -> T | None:
         lock = self._database.write_lock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -15,6 +16,16 @@ from keysmith.stores.schema import check_schema
 
 Translate = Callable[[BaseException], KeysmithError]
 Callback = Callable[[], object]
+
+
+class UsageWatch(Protocol):
+    """Is told which commits are of usage alone."""
+
+    def before_usage(self) -> Any:
+        """What is so now, while the caller alone can write; `None` for nothing."""
+
+    def after_usage(self, known: Any) -> None:
+        """That has been committed, and since `known` the caller has done nothing else."""
 
 
 class _Current(threading.local):
@@ -62,6 +73,7 @@ class Database:
         self._closed = False
         self._locked_out = False
         self._abandoned: list[object] = []
+        self.usage_watch: UsageWatch | None = None
         self._gate = Gate()
         self._begin_alone()
         pause_for_fork(self)
@@ -126,7 +138,8 @@ class Database:
     def write(self, *, lax: bool = False) -> Iterator[sa.Connection]:
         """A connection that holds the write lock; commits at the end, rolls back on an error.
 
-        What a lax one commits survives the death of the process, and not that of the machine.
+        What a lax one commits survives the death of the process, and not that of the machine. It is
+        for usage, and for nothing that validations go by.
         """
         writer = self._lax_writer if lax else self._writer
         with self._joined_or_begun(writer, self._queue()) as connection, self.errors():
@@ -202,12 +215,16 @@ class Database:
         committed = False
         try:
             self._writing |= current.may_write
+            watch = self.usage_watch if engine is self._lax_writer else None
+            known = None if watch is None else watch.before_usage()
             yield connection
             if current is self._current:
                 with self.errors():
                     _refuse_undone(connection)
                     connection.commit()
                 committed = True
+                if watch is not None and known is not None:
+                    watch.after_usage(known)
         finally:
             current.connection = None
             if not committed:

@@ -94,7 +94,9 @@ class SqliteStore:
         self.scopes = SqlScopeRepository(self._database)
         self.usages = SqlUsageRepository(self._database)
         self.rotations = SqlRotationRepository(self._database)
-        self.credentials = SqliteCredentials(self._database, self._connect)
+        self.credentials = self._database.usage_watch = SqliteCredentials(
+            self._database, self._connect
+        )
         self.counters: FileCounters | MemoryCounters = (
             FileCounters(self._path, patience=busy_timeout) if self._path else MemoryCounters()
         )
