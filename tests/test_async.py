@@ -263,8 +263,9 @@ def test_limits_that_are_counted_elsewhere_are_not_waited_for_on_the_loop(
     run(test)
 
 
-def test_an_expiry_that_passes_during_a_validation_is_not_written_on_the_loop(
-    memory: SqliteStore, clock: TurnableClock, recorder: Recorder
+@pytest.mark.parametrize("end", ["expiry", "grace"])
+def test_an_end_that_comes_during_a_validation_is_not_written_on_the_loop(
+    memory: SqliteStore, clock: TurnableClock, recorder: Recorder, end: str
 ) -> None:
     """However the clock ticks, a warm validation looks at it once."""
     ticking = False
@@ -278,15 +279,18 @@ def test_an_expiry_that_passes_during_a_validation_is_not_written_on_the_loop(
 
     async def test() -> None:
         nonlocal ticking
-        expires_at = clock.now + timedelta(seconds=1, microseconds=1)
+        lasts = timedelta(seconds=1, microseconds=1)
+        expires_at = clock.now + lasts if end == "expiry" else None
         created = await engine.create_key(KeyCreate(name="brief", expires_at=expires_at))
+        if end == "grace":
+            await engine.rotate_key(created.key.id, grace=timedelta(seconds=1, milliseconds=1))
         await engine.validate_key(created.raw_key)
         ticking = True
         looks.clear()
         await engine.validate_key(created.raw_key)
         assert looks == [threading.main_thread()]
         looks.clear()
-        with pytest.raises(KeyExpiredError):
+        with pytest.raises(KeyExpiredError if end == "expiry" else KeyRevokedError):
             await engine.validate_key(created.raw_key)
         assert looks.count(threading.main_thread()) == 1
 

@@ -181,6 +181,11 @@ class TestDamage:
         assert two.update("a", add) == counted + 1
         assert FileCounters(database).update("a", add) == counted + 2
 
+    def test_what_is_no_file_cannot_be_counted_in(self, database: Path, file: Path) -> None:
+        file.mkdir()
+        with pytest.raises(StoreUnavailableError, match="cannot be used: Is a directory"):
+            FileCounters(database).ping()
+
     @pytest.mark.parametrize("content", [b"SQLite format 3\0" * 10, b"x", b"keysmith counters 2\n"])
     def test_a_file_of_somebody_else_s_is_left_alone(
         self, database: Path, file: Path, content: bytes

@@ -110,6 +110,11 @@ class TestRotate:
         assert not engine.validate_key(created.raw_key).rotated
         assert engine.list_rotations() == []
 
+    def test_the_longest_grace_there_is(self, engine: Engine) -> None:
+        created = create(engine)
+        engine.rotate_key(created.key.id, grace=timedelta(days=3650))
+        assert engine.validate_key(created.raw_key).grace_ends == START + timedelta(days=3650)
+
     def test_at_the_end_of_time(self, engine: Engine, clock: TurnableClock) -> None:
         created = create(engine)
         clock.now = datetime(9999, 12, 31, 23, tzinfo=UTC)

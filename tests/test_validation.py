@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from keysmith import (
     IPNotAllowedError,
     KeyExpiredError,
     KeyGenerator,
+    KeyRevokedError,
     KeyState,
     KeySuspendedError,
     KeyUpdate,
@@ -164,3 +166,23 @@ class TestValidate:
         engine.suspend_key(created.key.id)
         with pytest.raises(KeySuspendedError):
             engine.validate_key(created.raw_key)
+
+    def test_a_store_that_cannot_answer_is_no_failed_validation(
+        self, engine: Engine, recorder: Recorder
+    ) -> None:
+        raw_key = create(engine).raw_key
+        recorder.events.clear()
+        engine.store.close()
+        with pytest.raises(StoreUnavailableError):
+            engine.validate_key(raw_key)
+        assert recorder.events == []
+
+    def test_a_refusal_leaves_no_raw_key_in_its_frames(self, engine: Engine) -> None:
+        created = create(engine)
+        engine.revoke_key(created.key.id)
+        with pytest.raises(KeyRevokedError) as refused:
+            engine.validate_key(created.raw_key)
+        frames = [frame for frame, _ in traceback.walk_tb(refused.value.__traceback__)]
+        ours = [frame for frame in frames if frame.f_code.co_filename != __file__]
+        assert ours
+        assert not any(created.raw_key in repr(frame.f_locals) for frame in ours)
