@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -425,9 +425,9 @@ class Watch:
         self.before = self.between = self.after = lambda: None
         self.database.usage_watch = self
 
-    def before_usage(self) -> Any:
+    def before_usage(self, writer: Any) -> Any:
         self.before()
-        return self.credentials.before_usage()  # type: ignore[attr-defined]
+        return self.credentials.before_usage(writer)  # type: ignore[attr-defined]
 
     def after_usage(self, known: Any) -> None:
         self.between()
@@ -520,21 +520,80 @@ def test_usage_that_is_not_written_changes_nothing(
         assert outcome(on_file, raw_key) == KeyRevokedError.code
 
 
+@pytest.mark.parametrize("write", [lambda e, _: e.purge_usage(e.now()), use])
+def test_what_others_commit_while_usage_changes_nothing(
+    path: Path, on_file: Engine, write: Callable[[Engine, str], None]
+) -> None:
+    """A transaction that changes nothing is no commit, and that of another process the only one."""
+    watch = Watch(on_file)
+    used, raw_of_used = create(on_file)
+    with Elsewhere(path) as elsewhere:
+        for _ in range(3):
+            key_id, raw_key = create(on_file)
+            outcome(on_file, raw_of_used)
+            on_file.flush()
+            warm(on_file, raw_key)
+            watch.between = partial(elsewhere, "revoke", key_id)
+            write(on_file, used)
+            watch.between = lambda: None
+            for _ in range(2):
+                assert outcome(on_file, raw_key) == KeyRevokedError.code
+                on_file.purge_usage(on_file.now())
+
+
 @linux
 def test_a_connection_that_is_lost_while_usage_is_written(path: Path, on_file: Engine) -> None:
-    """The next one may be to another file, which has had as many commits by chance."""
-    (key_id, raw_key), (_, other) = create(on_file), create(on_file)
-    credentials: Any = on_file.store.credentials
+    """What the next one is to, and has seen, has nothing to do with it."""
+    (_, raw_key), (used, other) = create(on_file), create(on_file)
+    watch = Watch(on_file)
     warm(on_file, raw_key)
-    known = credentials.before_usage()
-    credentials.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute(KEY_SQL, (KeyState.REVOKED.value, key_id))
-    outcome(on_file, other)
-    header = bytearray(credentials.before_usage().seen)
-    header[8:12] = (int.from_bytes(header[8:12], sys.byteorder) - 1).to_bytes(4, sys.byteorder)
-    credentials.after_usage(known._replace(seen=bytes(header)))
-    assert outcome(on_file, raw_key) == KeyRevokedError.code
+
+    def lose() -> None:
+        watch.credentials.close()  # type: ignore[attr-defined]
+        thread = threading.Thread(target=outcome, args=(on_file, other))
+        thread.start()
+        thread.join()
+
+    watch.between = lose
+    before = misses(on_file)
+    use(on_file, used)
+    assert outcome(on_file, raw_key) == "valid"
+    assert misses(on_file) == before + 2
+
+
+@linux
+def test_usage_that_is_written_to_a_file_that_was_replaced(path: Path, on_file: Engine) -> None:
+    """By a thread that waited for its turn there, while others have opened the new one."""
+    used, raw_key = create(on_file)
+    new = path.with_name("new.db")
+    on_file.store.backup(new)  # type: ignore[attr-defined]
+    warm(on_file, raw_key)
+    watch = Watch(on_file)
+    noted: list[Any] = []
+
+    def replace() -> None:
+        if noted:
+            return
+        noted.append("replaced")
+        for name in ("keys.db-wal", "keys.db-shm"):
+            (path.parent / name).rename(path.parent / f"old-{name}")
+        new.replace(path)
+        watch.credentials._look_again = 0.0  # type: ignore[attr-defined]
+        thread = threading.Thread(target=outcome, args=(on_file, raw_key))
+        thread.start()
+        thread.join()
+
+    before_usage = watch.credentials.before_usage  # type: ignore[attr-defined]
+
+    def note(writer: Any) -> Any:
+        noted.append(before_usage(writer))
+        return noted[-1]
+
+    watch.before = replace
+    watch.credentials.before_usage = note  # type: ignore[attr-defined]
+    with suppress(StoreError):
+        use(on_file, used)
+    assert noted == ["replaced", None]
 
 
 def test_threads_that_write_usage_while_others_stop_keys(path: Path, on_file: Engine) -> None:

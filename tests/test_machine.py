@@ -174,10 +174,10 @@ class Life(RuleBasedStateMachine):
             "revoked": KeyRevokedError,
             "expired": KeyExpiredError,
         }.get(state)
-        if state == "expired":
-            model.state = "expired"
-        if refused is None and outgoing and model.grace[raw_key] <= now:
+        if outgoing and model.grace[raw_key] <= now:
             refused = KeyRevokedError
+        elif state == "expired":
+            model.state = "expired"
         if refused is None and not scopes <= model.granted():
             refused = InsufficientScopeError
         result = self.expect(

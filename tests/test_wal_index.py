@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from keysmith.stores import sqlite_wal_index
-from keysmith.stores.sqlite_wal_index import HEADER_BYTES, one_commit_after, wal_index_header
+from keysmith.stores.sqlite_wal_index import HEADER_BYTES, wal_index_header
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is found in /proc")
 
@@ -102,46 +102,6 @@ def test_no_commit_is_missed_while_the_log_is_written_back_and_begun_anew(
         seen.add(header.raw)
         writer.execute(f"PRAGMA wal_checkpoint({('PASSIVE', 'RESTART', 'TRUNCATE')[number % 3]})")
         seen.add(header.raw)
-
-
-def test_it_counts_the_commits(reader: sqlite3.Connection, writer: sqlite3.Connection) -> None:
-    """Also where a write finds the log written back, and begins it anew."""
-    header = wal_index_header(reader)
-    assert header is not None
-    for mode in ("PASSIVE", "RESTART", "TRUNCATE"):
-        for statement in COMMITS:
-            seen = header.raw
-            for write_nothing in ("SELECT 1", *NO_COMMITS):
-                writer.executescript(write_nothing)
-                assert not one_commit_after(header.raw, seen)
-            writer.execute(f"PRAGMA wal_checkpoint({mode})")
-            assert not one_commit_after(header.raw, seen)
-            writer.executescript(statement)
-            assert one_commit_after(header.raw, seen), statement
-            writer.execute("INSERT INTO numbers VALUES (1)")
-            assert not one_commit_after(header.raw, seen)
-        writer.execute("DROP INDEX by_number")
-
-
-def test_a_transaction_that_is_larger_than_the_memory_for_it_is_one_commit(
-    reader: sqlite3.Connection, writer: sqlite3.Connection
-) -> None:
-    header = wal_index_header(reader)
-    assert header is not None
-    seen = header.raw
-    writer.execute("PRAGMA cache_size = 10")
-    writer.execute("BEGIN")
-    for _ in range(40):
-        writer.execute("INSERT INTO numbers SELECT value FROM json_each(?)", (str([0] * 3000),))
-    assert header.raw == seen
-    writer.execute("COMMIT")
-    assert one_commit_after(header.raw, seen)
-
-
-def test_the_number_of_commits_begins_anew_after_the_last() -> None:
-    most, none = (bytes(8) + bytes([byte]) * 4 + bytes(36) for byte in (255, 0))
-    assert one_commit_after(none, most)
-    assert not one_commit_after(most, none)
 
 
 def test_it_tells_of_the_commits_of_other_processes(path: Path, reader: sqlite3.Connection) -> None:

@@ -9,7 +9,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from enum import Enum
 from time import monotonic
@@ -26,7 +26,7 @@ from keysmith.models.frozen import FrozenDict, FrozenList, freeze
 from keysmith.stores.base import Credential
 from keysmith.stores.database import Database
 from keysmith.stores.sqlite_connections import FileConnection
-from keysmith.stores.sqlite_wal_index import Header, one_commit_after, wal_index_header
+from keysmith.stores.sqlite_wal_index import Header, wal_index_header
 
 T = TypeVar("T")
 
@@ -141,11 +141,12 @@ FIND = f"""
 
 
 class Known(NamedTuple):
-    """What a connection knew at some moment."""
+    """What was so when somebody began to write usage."""
 
     version: int
     header: Header
-    seen: bytes
+    writer: FileConnection
+    commits_of_others: int
 
 
 class SqliteCredentials:
@@ -156,7 +157,8 @@ class SqliteCredentials:
     committed (https://sqlite.org/pragma.html#pragma_data_version); all writes go through others.
 
     Usage is written once a second, and changes no credential. That a commit is of usage alone is
-    known to the process that made it, and to no other.
+    known to the process that made it, and to no other; and that no other has been made meanwhile,
+    to the connection that made it.
     """
 
     def __init__(self, database: Database, connect: Callable[[], FileConnection]) -> None:
@@ -204,29 +206,34 @@ class SqliteCredentials:
                 self._changed(seen)
             return self._version
 
-    def before_usage(self) -> Known | None:
-        """What is known now, while the caller alone can write; `None` if that cannot be told."""
+    def before_usage(self, writer: FileConnection) -> Known | None:
+        """See `UsageWatch`."""
+        if self._database.kept_by_connections:
+            return None  # and no lock is taken, which readers hold while they wait for who writes
         with self._held_soon() as held:
-            header = self._header
-            if not held or header is None:
+            header, cursor = self._header, self._cursor
+            if not held or header is None or cursor is None:
+                return None
+            if not writer.shares_file_with(cursor.connection):  # type: ignore[arg-type]
                 return None
             seen = header.raw
             if seen != self._seen:
                 self._changed(seen)
-            return Known(self._version, header, seen)
+            return Known(self._version, header, writer, _commits_of_others(writer))
 
     def after_usage(self, known: Known) -> None:
-        """What was known still is, if the one commit since then is the caller's, of usage alone."""
+        """See `UsageWatch`. The header is that of this commit, if nobody else has made one."""
         with self._held_soon() as held:
             header = self._header
-            # Of another connection, and perhaps of another file, the numbers mean nothing.
             if not held or header is not known.header:
                 return
             seen = header.raw
             if seen != self._seen:
                 self._changed(seen)
-            if one_commit_after(seen, known.seen):
-                self._version = known.version
+            # Asked after the header was read: what came in between is then among them.
+            with suppress(sqlite3.Error):
+                if _commits_of_others(known.writer) == known.commits_of_others:
+                    self._version = known.version
 
     def find(self, key_hash: str) -> Credential:
         """See `CredentialRepository.find`."""
@@ -324,6 +331,15 @@ class SqliteCredentials:
         cursor, self._cursor, self._header, self._seen = self._cursor, None, None, None
         if cursor is not None:
             cursor.connection.close()
+
+
+def _commits_of_others(connection: sqlite3.Connection) -> int:
+    """A number that moves when any other connection commits, and not when this one does.
+
+    https://sqlite.org/pragma.html#pragma_data_version
+    """
+    [number] = connection.execute("PRAGMA data_version").fetchone()
+    return int(number)
 
 
 def _credential(row: Sequence[Any]) -> Credential:

@@ -21,11 +21,11 @@ Callback = Callable[[], object]
 class UsageWatch(Protocol):
     """Is told which commits are of usage alone."""
 
-    def before_usage(self) -> Any:
-        """What is so now, while the caller alone can write; `None` for nothing."""
+    def before_usage(self, writer: Any) -> Any:
+        """What is so, now that this connection alone can write; `None` if that cannot be told."""
 
     def after_usage(self, known: Any) -> None:
-        """That has been committed, and since `known` the caller has done nothing else."""
+        """The connection has committed usage, and nothing else, since that was so."""
 
 
 class _Current(threading.local):
@@ -216,7 +216,8 @@ class Database:
         try:
             self._writing |= current.may_write
             watch = self.usage_watch if engine is self._lax_writer else None
-            known = None if watch is None else watch.before_usage()
+            writer = connection.connection.driver_connection
+            known = None if watch is None else watch.before_usage(writer)
             yield connection
             if current is self._current:
                 with self.errors():

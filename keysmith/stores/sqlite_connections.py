@@ -32,6 +32,10 @@ class FileConnection(sqlite3.Connection):
         """Whether there is another file by now, or none, where this one was opened."""
         return self.path is not None and _identity(self.path) != self._opened
 
+    def shares_file_with(self, other: FileConnection) -> bool:
+        """Whether both have the file open that is there now."""
+        return self._opened is not None and self._opened == other._opened and not self.moved
+
     @property
     def may_write_by_now(self) -> bool:
         """Whether it was opened while the file could only be read, and that is over."""

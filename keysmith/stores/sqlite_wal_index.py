@@ -21,9 +21,6 @@ except ImportError:  # pragma: no cover  a Python that was built without it
 HEADER_BYTES = 48
 """What a commit changes: the first of the two copies."""
 
-_CHANGES = slice(8, 12)
-"""Which bytes of it count the commits."""
-
 _FORMAT = 3_007_000
 """The only one there has been, since SQLite 3.7.0. Of another nothing is known."""
 
@@ -63,12 +60,6 @@ def wal_index_header(connection: sqlite3.Connection) -> Header | None:
         return None
     header: Header = (ctypes.c_char * HEADER_BYTES).from_address(addresses[0])
     return header if int.from_bytes(header.raw[:4], sys.byteorder) == _FORMAT else None
-
-
-def one_commit_after(header: bytes, earlier: bytes) -> bool:
-    """Whether there has been just one commit between two headers."""
-    now, then = (int.from_bytes(each[_CHANGES], sys.byteorder) for each in (header, earlier))
-    return now == (then + 1) % 2**32
 
 
 def _mapped(path: str) -> list[int]:
