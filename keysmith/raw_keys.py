@@ -41,6 +41,7 @@ _BASE = len(_PAIRS)
 _BODY, _CLAIMED = slice(None, -CHECKSUM_LENGTH), slice(-CHECKSUM_LENGTH, None)
 """Where the checksum is not, and where it is; made once, as every request takes both."""
 
+_WITHIN = re.compile(rf"{PREFIX_PATTERN}_(?:{'|'.join(Environment)})_[0-9A-Za-z]{{20,}}")
 _OUR_FORMAT = re.compile(
     rf"({PREFIX_PATTERN})_({'|'.join(Environment)})_"
     rf"[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}"
@@ -133,6 +134,11 @@ def mask(raw_key: object) -> str:
             return f"{ours[1]}_{ours[2]}_…{hint_of(raw_key)}"
         return f"…({len(raw_key)} characters)"
     return "…"
+
+
+def without_raw_keys(text: str) -> str:
+    """The text with whatever looks like a raw key of ours masked."""
+    return _WITHIN.sub(lambda found: mask(found[0]), text)
 
 
 def _base62(number: int, length: int) -> str:

@@ -201,3 +201,13 @@ def test_by_itself_it_does_nothing(engine: Engine) -> None:
     assert plugin.on_event(Event(type="key.created")) is None
     assert not plugin.hears("on_shutdown")
     assert not plugin.hears("on_validation_timed")
+
+
+def test_a_raw_key_in_a_reason_is_masked(memory: SqliteStore) -> None:
+    collector = Collector()
+    engine = Engine(memory, plugins=[collector])
+    created = engine.create_key(KeyCreate(name="n"))
+    engine.revoke_key(created.key.id, reason=f"{created.raw_key} stood in a log")
+    engine.flush()
+    [revoked] = collector.of("key.revoked")
+    assert revoked.reason == f"sk_live_…{created.key.hint} stood in a log"

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from keysmith import Engine, KeyCreate, PolicyCreate, SqliteStore
 from keysmith.cli import main
 from keysmith.fastapi.authority import SCOPES
-from keysmith.server import Settings, create_app, prepare
+from keysmith.server import Settings, create_app, prepare, require_address
 from keysmith.server.app import from_environment
 from keysmith.server.logs import JsonFormatter, log_config, without_query
 from tests.redis_server import redis_server, with_redis
@@ -264,11 +264,16 @@ def test_a_port_in_use(tmp_path: Path, serve_ends: Any, occupied: int, workers: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_that_there_is_not(serve_ends: Any) -> None:
-    code, _, told = serve_ends("--host", "host.invalid")
+@pytest.mark.parametrize("host", ["host.invalid", "a..b", "x" * 64])
+def test_a_host_that_there_is_not(serve_ends: Any, host: str) -> None:
+    code, _, told = serve_ends("--host", host)
     assert code == 1
-    assert told.startswith("Error: host.invalid, port 8000: ")
+    assert told.startswith(f"Error: {host}, port 8000: ")
     assert told.count("\n") == 1
+
+
+def test_no_host_stands_for_all_addresses() -> None:
+    require_address(Settings(host="", port=0))
 
 
 def test_a_redis_that_does_not_answer(serve_ends: Any) -> None:

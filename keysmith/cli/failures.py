@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -18,12 +17,10 @@ from typer.core import TyperGroup
 
 from keysmith.cli.output import note, print_json, show_any_text
 from keysmith.errors import KeysmithError, QuotaExceededError, RateLimitedError, StoreError
-from keysmith.raw_keys import PREFIX_PATTERN, Environment, mask
+from keysmith.raw_keys import without_raw_keys
 
 LONG_WORD = 16
 """A word on the command line from this length on may be a secret in the wrong place."""
-
-_RAW_KEY = re.compile(rf"{PREFIX_PATTERN}_(?:{'|'.join(Environment)})_[0-9A-Za-z]{{20,}}")
 
 _PYDANTIC_PREFIX = "Value error, "
 
@@ -111,8 +108,7 @@ def _about(error: KeysmithError) -> dict[str, object]:
 def _tell(
     exit_code: ExitCode, code: str, message: str, *, as_json: bool, **about: object
 ) -> ExitCode:
-    message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
-    message = with_commands(message)
+    message = with_commands(without_raw_keys(message))
     if as_json:
         print_json({"error": {"code": code, "message": message, **about}}, err=True)
     else:
@@ -133,7 +129,7 @@ def _tell_usage(error: typer.TyperException, arguments: list[str], *, as_json: b
     message = error.format_message().replace(_PYDANTIC_PREFIX, "")
     if not message:
         return ExitCode.USAGE  # a group alone, which has printed its help instead
-    if any(map(_RAW_KEY.search, arguments)):
+    if any(without_raw_keys(each) != each for each in arguments):
         message += "\nA raw key is a secret: no command takes it as an argument."
     context = getattr(error, "ctx", None)
     _tell(ExitCode.USAGE, "usage", _without_long_words(message, arguments), as_json=as_json)
@@ -144,7 +140,7 @@ def _tell_usage(error: typer.TyperException, arguments: list[str], *, as_json: b
 
 def _without_long_words(message: str, arguments: list[str]) -> str:
     """The message without what was typed, where that may be a key in whatever format."""
-    message = _RAW_KEY.sub(lambda found: mask(found[0]), message)
+    message = without_raw_keys(message)
     for argument in arguments:
         word = argument.partition("=")[2] if argument.startswith("-") else argument
         if len(word) >= LONG_WORD:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter
 
 from keysmith.engine import AsyncEngine, Engine
 from keysmith.fastapi import keys, policies, scopes, usage
@@ -13,21 +12,6 @@ from keysmith.fastapi.problems import documented
 MAX_BODY_SIZE = 1_048_576
 
 STATUSES = (400, 401, 403, 404, 409, 412, 422, 429, 503)
-
-
-async def refuse_unknown_parameters(request: Request) -> None:
-    """Refuses any where the route takes none; one that does refuses those that it does not know."""
-    if request.query_params and not request.scope["route"].dependant.query_params:
-        raise RequestValidationError(
-            [
-                {
-                    "type": "extra_forbidden",
-                    "loc": ("query", name),
-                    "msg": "Extra inputs are not permitted",
-                }
-                for name in request.query_params
-            ]
-        )
 
 
 def management_router(
@@ -42,10 +26,7 @@ def management_router(
     """
     router = APIRouter(
         prefix=prefix,
-        dependencies=[
-            remember(authorize or ManagementAuth(engine)),
-            Depends(refuse_unknown_parameters),
-        ],
+        dependencies=[remember(authorize or ManagementAuth(engine))],
         generate_unique_id_function=lambda route: route.name,
         max_body_size=MAX_BODY_SIZE,
         responses=documented(*STATUSES),

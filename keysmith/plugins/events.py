@@ -20,6 +20,7 @@ from keysmith.models import (
     Scope,
     ScopePublic,
 )
+from keysmith.raw_keys import without_raw_keys
 
 MAX_REASON = 1000
 """Characters of a reason that are passed on; it is free text."""
@@ -306,4 +307,5 @@ def _of_scope(type: str, scope: Scope, **fields: Any) -> Event:
 
 
 def _bounded(text: str) -> str:
+    text = without_raw_keys(text)
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"

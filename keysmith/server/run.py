@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -17,10 +18,14 @@ def require_address(settings: Settings) -> None:
     """Raises `OSError` if the address cannot be listened on: uvicorn would only log it."""
     host, port = settings.host, settings.port
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "not the name of a host", f"{host}, port {port}") from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"{host}, port {port}") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Unpack
@@ -84,7 +84,7 @@ class SqlKeyRepository(SqlRepository[Key]):
     ) -> Sequence[Key]:
         with self._database.read():
             keys = self.list(rotation_due_by=now, **filters)
-            period = self._rotation_periods()
+            period = self._rotation_periods(filters.get("tenant_id"))
 
         def due(key: Key) -> tuple[datetime, str]:
             return (key.rotated_at or key.created_at) + period[key.policy_id], key.id
@@ -112,23 +112,23 @@ class SqlKeyRepository(SqlRepository[Key]):
             result = connection.execute(sa.delete(_table).where(_table.c.tenant_id == tenant_id))
             return result.rowcount
 
-    def _meets(self, name: str, value: Any) -> sa.ColumnElement[bool]:
+    def _meets(self, name: str, value: Any, filters: Mapping[str, Any]) -> sa.ColumnElement[bool]:
         columns = self.table.c
         match name:
             case "expires_by":
                 return sa.and_(_NO_FINAL_STATE, columns.expires_at <= value)
             case "rotation_due_by":
-                return sa.and_(*_living(value), self._due(value))
+                return sa.and_(*_living(value), self._due(value, filters.get("tenant_id")))
             case "unused_since":
                 unused = sa.or_(columns.last_used_at.is_(None), columns.last_used_at < value)
                 return sa.and_(*_living(value), columns.created_at < value, unused)
             case _:
-                return super()._meets(name, value)
+                return super()._meets(name, value, filters)
 
-    def _due(self, by: datetime) -> sa.ColumnElement[bool]:
+    def _due(self, by: datetime, tenant_id: str | None) -> sa.ColumnElement[bool]:
         """Whether the secret is older than its policy's period at that moment."""
         since: list[tuple[timedelta, datetime]] = []
-        for period in set(self._rotation_periods().values()):
+        for period in set(self._rotation_periods(tenant_id).values()):
             with suppress(OverflowError):  # longer than there has been time
                 since.append((period, by - period))
         if not since:
@@ -141,10 +141,11 @@ class SqlKeyRepository(SqlRepository[Key]):
         # Said twice: by the index, only the keys of such policies are looked at.
         return sa.and_(_table.c.policy_id.in_(_ROTATING.with_only_columns(_policies.c.id)), borne)
 
-    def _rotation_periods(self) -> dict[str | None, timedelta]:
-        """By policy, of those that have one."""
+    def _rotation_periods(self, tenant_id: str | None) -> dict[str | None, timedelta]:
+        """By policy, of those that have one, of a tenant or of all."""
+        whose = () if tenant_id is None else (_policies.c.tenant_id == tenant_id,)
         with self._database.read() as connection:
-            return dict(connection.execute(_ROTATING).all())
+            return dict(connection.execute(_ROTATING.where(*whose)).all())
 
 
 def _living(then: datetime) -> tuple[sa.ColumnElement[bool], ...]:

@@ -204,10 +204,16 @@ class SqlRepository(Generic[TableT]):
 
     def _equal(self, **filters: Any) -> list[sa.ColumnElement[bool]]:
         """A criterion for each filter that is not `None`."""
-        return [self._meets(name, value) for name, value in filters.items() if value is not None]
+        given = {name: value for name, value in filters.items() if value is not None}
+        return [self._meets(name, value, given) for name, value in given.items()]
 
-    def _meets(self, name: str, value: Any) -> sa.ColumnElement[bool]:
-        """The criterion for a filter."""
+    def _meets(
+        self,
+        name: str,
+        value: Any,
+        filters: Mapping[str, Any],  # noqa: ARG002  for the subclasses
+    ) -> sa.ColumnElement[bool]:
+        """The criterion for a filter, among others."""
         columns = self.table.c
         return columns[name] == value if name in columns else columns.key_id.in_(_of_app(value))
 
