@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
+def from_extra(name: str) -> Iterator[None]:
     """Names this extra to whoever imports, within the block, what is not installed."""
     try:
         yield

@@ -1,8 +1,8 @@
 """Keysmith in a FastAPI service: who may call, what is answered, and the management routes."""
 
-from keysmith.extras import extra
+from keysmith.extras import from_extra
 
-with extra("fastapi"):
+with from_extra("fastapi"):
     from keysmith.fastapi.auth import APIKeyAuth
     from keysmith.fastapi.authority import Authority, ManagementAuth
     from keysmith.fastapi.clients import ClientAddress

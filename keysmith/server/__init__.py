@@ -1,8 +1,8 @@
 """The ready-made application behind `keysmith serve`."""
 
-from keysmith.extras import extra
+from keysmith.extras import from_extra
 
-with extra("server"):
+with from_extra("server"):
     from keysmith.server.app import create_app
     from keysmith.server.root_key import prepare
     from keysmith.server.run import require_address, run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keysmith.engine import CreatedKey, Engine
-from keysmith.extras import extra
+from keysmith.extras import from_extra
 from keysmith.models import KeyCreate
 from keysmith.stores import SqliteStore
 from keysmith.testing.callables import IssueKey, KeyedClient
@@ -63,7 +63,7 @@ def keysmith_client(keysmith_key: IssueKey) -> KeyedClient:
     """
 
     def client(app: Any, **fields: Any) -> TestClient:
-        with extra("fastapi"):
+        with from_extra("fastapi"):
             from starlette.testclient import TestClient  # noqa: PLC0415  for this fixture alone
 
         issued = keysmith_key(**fields)
