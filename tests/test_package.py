@@ -17,7 +17,7 @@ import pytest
 
 import keysmith
 from keysmith import Engine, KeysmithError, Plugin, Store
-from keysmith.extras import extra
+from keysmith.extras import from_extra
 from keysmith.stores import base
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def test_an_extra_that_is_missing_is_named(module: str, missing: str, extra: str
 
 def test_a_module_of_ours_that_is_missing_is_no_missing_extra() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"^No module named 'keysmith\.nothing'$"):
-        with extra("fastapi"):
+        with from_extra("fastapi"):
             importlib.import_module("keysmith.nothing")
 
 
