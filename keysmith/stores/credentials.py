@@ -219,7 +219,9 @@ class SqliteCredentials:
             seen = header.raw
             if seen != self._seen:
                 self._changed(seen)
-            return Known(self._version, header, writer, _commits_of_others(writer))
+            with suppress(sqlite3.Error):
+                return Known(self._version, header, writer, _commits_of_others(writer))
+            return None
 
     def after_usage(self, known: Known) -> None:
         """See `UsageWatch`. The header is that of this commit, if nobody else has made one."""
