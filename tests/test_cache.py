@@ -417,22 +417,25 @@ def use(engine: Engine, key_id: str) -> None:
 
 
 class Watch:
-    """Lets something happen around the commits of usage alone."""
+    """Lets something happen at the next commit of usage alone, whichever thread makes it."""
 
     def __init__(self, engine: Engine) -> None:
         self.database = engine.store._database  # type: ignore[attr-defined]
         self.credentials = engine.store.credentials
-        self.before = self.between = self.after = lambda: None
+        self.deeds: dict[str, Callable[[], object]] = {}
         self.database.usage_watch = self
 
     def before_usage(self, writer: Any) -> Any:
-        self.before()
+        self._reach("before")
         return self.credentials.before_usage(writer)  # type: ignore[attr-defined]
 
     def after_usage(self, known: Any) -> None:
-        self.between()
+        self._reach("between")
         self.credentials.after_usage(known)  # type: ignore[attr-defined]
-        self.after()
+        self._reach("after")
+
+    def _reach(self, moment: str) -> None:
+        self.deeds.pop(moment, lambda: None)()
 
 
 def misses(engine: Engine) -> int:
@@ -480,9 +483,8 @@ def test_a_change_beside_usage_is_seen_by_the_very_next_validation(
             if when == "before":
                 change()
             else:
-                setattr(watch, when, change)
+                watch.deeds[when] = change
             use(on_file, used)
-            watch.between = watch.after = lambda: None
             assert outcome(on_file, raw_key) == KeyRevokedError.code
 
 
@@ -499,7 +501,7 @@ def test_a_commit_that_is_noticed_before_it_is_known_to_be_of_usage(on_file: Eng
         thread.start()
         thread.join()
 
-    watch.between = notice
+    watch.deeds["between"] = notice
     use(on_file, used)
     assert misses(on_file) == before + 1
     assert outcome(on_file, other) == "valid"
@@ -533,9 +535,8 @@ def test_what_others_commit_while_usage_changes_nothing(
             outcome(on_file, raw_of_used)
             on_file.flush()
             warm(on_file, raw_key)
-            watch.between = partial(elsewhere, "revoke", key_id)
+            watch.deeds["between"] = partial(elsewhere, "revoke", key_id)
             write(on_file, used)
-            watch.between = lambda: None
             for _ in range(2):
                 assert outcome(on_file, raw_key) == KeyRevokedError.code
                 on_file.purge_usage(on_file.now())
@@ -554,7 +555,7 @@ def test_a_connection_that_is_lost_while_usage_is_written(path: Path, on_file: E
         thread.start()
         thread.join()
 
-    watch.between = lose
+    watch.deeds["between"] = lose
     before = misses(on_file)
     use(on_file, used)
     assert outcome(on_file, raw_key) == "valid"
@@ -572,8 +573,6 @@ def test_usage_that_is_written_to_a_file_that_was_replaced(path: Path, on_file: 
     noted: list[Any] = []
 
     def replace() -> None:
-        if noted:
-            return
         noted.append("replaced")
         for name in ("keys.db-wal", "keys.db-shm"):
             (path.parent / name).rename(path.parent / f"old-{name}")
@@ -589,7 +588,7 @@ def test_usage_that_is_written_to_a_file_that_was_replaced(path: Path, on_file: 
         noted.append(before_usage(writer))
         return noted[-1]
 
-    watch.before = replace
+    watch.deeds["before"] = replace
     watch.credentials.before_usage = note  # type: ignore[attr-defined]
     with suppress(StoreError):
         use(on_file, used)
