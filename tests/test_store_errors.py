@@ -35,6 +35,8 @@ from keysmith.stores.schema import VERSION_TABLE
 from keysmith.stores.sqlite_connections import let_go_of_broken
 from tests.adversity import as_nobody, as_root, limited
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 Call = Callable[[], object]
 
 
