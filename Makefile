@@ -10,7 +10,7 @@ PEERS := build/peers
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow lint types format contract browser limits check torture mutants bench profile purge loop workers scale wheel constraints clean
+.PHONY: help serve test slow shaken lint types format contract browser limits check torture mutants bench profile purge loop workers scale wheel constraints clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(READY) ## Run the tests, with the branch coverage gate
 
 slow: $(READY) ## Run the tests that take long: odd terminals, backups, benchmarks, counting at full length
 	$(BIN)/pytest -n 4 --dist worksteal -m slow
+
+shaken: $(READY) ## Run the tests with delays at random, which those that go by luck do not stand
+	$(BIN)/python -m pytest -p tests.delays -n 6 --dist worksteal $(ARGS)
 
 lint: $(READY) ## Check style, and that imports keep to the layers
 	$(BIN)/ruff format --check .
