@@ -20,7 +20,7 @@ from tests.serving import client, is_problem, serving
 
 NO_KEY, NO_POLICY, NO_SCOPE = (f"{kind}_{'0' * 26}" for kind in ("akey", "kpol", "kscp"))
 READS_AND_WRITES = ("GET", "PATCH", "PUT", "DELETE")
-names = (f"name{number}" for number in count())
+names = (f"name{number:06}" for number in count())
 
 
 @pytest.fixture(scope="module")
