@@ -12,7 +12,7 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -146,9 +146,13 @@ class TestDamage:
     def test_two_go_on_counting_together_whatever_happens_to_the_file(
         self, data: st.DataObject
     ) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             database = Path(folder) / "keys.db"
-            one, two = FileCounters(database), FileCounters(database)
+
+            def opened() -> FileCounters:
+                return stack.enter_context(closing(FileCounters(database)))
+
+            one, two = opened(), opened()
             keys = [str(number) for number in range(6)]
             for key in keys:
                 one.update(key, add)
@@ -168,7 +172,7 @@ class TestDamage:
                 if abs(counted) < 2**62:
                     assert one.update(key, add) == counted + 1
                     assert two.update(key, add) == counted + 2
-                    assert FileCounters(database).update(key, read) == counted + 2
+                    assert opened().update(key, read) == counted + 2
 
     @pytest.mark.parametrize("left", [0, 1, 15, 16, 17, 100, 655])
     def test_a_record_that_was_cut(self, database: Path, file: Path, left: int) -> None:
