@@ -53,7 +53,7 @@ def run(path: Path, script: str, *, code: int = 0) -> str:
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode == code, ended.stderr
     assert "Traceback" not in ended.stderr, ended.stderr
