@@ -24,10 +24,10 @@ names = (f"name{number:06}" for number in count())
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    engine = Engine(SqliteStore(tmp_path_factory.mktemp("management") / "keys.db"))
-    engine.store.migrate()
-    return engine
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with Engine(SqliteStore(tmp_path_factory.mktemp("management") / "keys.db")) as engine:
+        engine.store.migrate()
+        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -402,7 +402,6 @@ class TestLifespan:
         missing = Engine(SqliteStore(tmp_path / "missing" / "keys.db"))
         with pytest.raises(StoreUnavailableError):
             asyncio.run(start(missing))
-        empty = SqliteStore(tmp_path / "keys.db")
         (tmp_path / "keys.db").touch()
-        with pytest.raises(SchemaOutdatedError):
+        with SqliteStore(tmp_path / "keys.db") as empty, pytest.raises(SchemaOutdatedError):
             asyncio.run(start(Engine(empty)))
