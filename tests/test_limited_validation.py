@@ -150,6 +150,7 @@ class TestCosts:
         refused(engine, raw_key)
 
 
+@pytest.mark.usefixtures("patient")
 class TestHooks:
     @pytest.mark.parametrize(
         ("fields", "hook"),
