@@ -41,7 +41,7 @@ _SUFFIX = re.compile(ID_PATTERN)
 
 
 class _Sequence:
-    """UUIDv7 values that never step back within one millisecond.
+    """UUIDv7 values of one kind that never step back within one millisecond.
 
     The time comes from the caller, so that IDs follow the engine's clock. Within a millisecond the
     74 random bits are counted up (RFC 9562, section 6.2, method 2): newest first stays true also
@@ -70,12 +70,13 @@ class _Sequence:
         return (millisecond << 80) | _VERSION | (random >> 62 << 64) | (random & _LOW_BITS)
 
 
-_sequence = _Sequence()
+_sequences = {prefix: _Sequence() for prefix in IdPrefix}
+"""Of each kind its own: usage gets IDs of earlier moments, whenever it is written."""
 
 
 def new_id(prefix: IdPrefix, at: datetime) -> str:
     """A new ID of that kind, created at the moment `at`."""
-    return prefix + "_" + encode(_sequence.next(at).to_bytes(16, "big"))
+    return prefix + "_" + encode(_sequences[prefix].next(at).to_bytes(16, "big"))
 
 
 def is_id(prefix: IdPrefix, text: object) -> bool:

@@ -20,6 +20,7 @@ from keysmith import (
     UsageCreate,
 )
 from keysmith.engine import buffer
+from keysmith.engine.hooks import Hooks
 
 FOREVER = timedelta(seconds=30)
 BRIEF = timedelta(milliseconds=20)
@@ -35,6 +36,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardly any time has to pass."""
     monkeypatch.setattr(buffer, "INTERVAL", 0.005)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins are waited for, however long a busy machine has them wait."""
+    for call in (Hooks.flush, Hooks.close):
+        monkeypatch.setattr(call, "__defaults__", (60.0,))
 
 
 def a_key(engine: Engine, **fields: Any) -> str:

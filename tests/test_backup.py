@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine(tmp_path: Path, patient: None) -> Iterator[Engine]:
     store = SqliteStore(tmp_path / "keys.db", busy_timeout=timedelta(milliseconds=50))
     store.migrate()
     with Engine(store) as engine:

@@ -85,6 +85,7 @@ def test_a_last_use_is_written_by_itself_and_never_moves_back(
             assert last_used(memory, created.key.id) == at + timedelta(seconds=60)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_flush_ends_although_keys_are_being_used_meanwhile(memory: SqliteStore) -> None:
     engine = Engine(memory)
     raw_key = engine.create_key(KeyCreate(name="production")).raw_key
@@ -176,8 +177,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_full_buffer_makes_recording_wait_and_loses_nothing(path: Path) -> None:
-    with Engine(SqliteStore(path, busy_timeout=FOREVER)) as engine:
+def test_a_full_buffer_makes_recording_wait_and_loses_nothing(
+    path: Path, clock: TurnableClock
+) -> None:
+    with Engine(SqliteStore(path, busy_timeout=FOREVER), clock=clock) as engine:
         key_id = a_key(engine)
         usage = engine._context.usage
         with locked(path):
@@ -236,21 +239,22 @@ def test_what_cannot_be_written_is_not_tried_all_the_time(
         with read_only(engine.store):  # type: ignore[arg-type]
             for _ in range(2 * buffer.BATCH):
                 engine.record_usage(request(key_id))
-            wait_until(lambda: "Usage waits" in caplog.text)
+            told = f"Usage waits, as it cannot be written: {path} is read-only"
+            wait_until(lambda: told in caplog.text)
             for _ in range(buffer.BATCH // 2):
                 engine.record_usage(request(key_id))
-            assert caplog.text.count("Usage waits") == 1
+            assert caplog.text.count(told) == 1
 
 
 @pytest.mark.usefixtures("hasty")
 def test_a_sum_that_was_damaged_is_named_and_nothing_is_lost(
-    path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, clock: TurnableClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Engine(SqliteStore(path)) as engine:
+    with Engine(SqliteStore(path), clock=clock) as engine:
         key_id = a_key(engine)
         engine.record_usage(request(key_id))
         engine.flush()
-        with closing(sqlite3.connect(path, isolation_level=None)) as direct:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as direct:
             good = direct.execute("SELECT latency_sketch FROM keysmith_usage_agg").fetchone()
             direct.execute("UPDATE keysmith_usage_agg SET latency_sketch = x'00'")
             with pytest.raises(StoreCorruptError, match=key_id):
@@ -440,11 +444,20 @@ def test_no_use_falls_between_the_end_of_one_thread_and_the_start_of_the_next(
 def test_an_engine_that_nobody_closed_leaves_no_thread_behind(memory: SqliteStore) -> None:
     engine = Engine(memory)
     key_id = a_key(engine)
+    threads: list[threading.Thread] = []
+    forgotten = threading.Event()
+
+    def hold(_: object) -> None:
+        threads.append(threading.current_thread())
+        forgotten.wait(30)
+
+    sa.event.listen(memory.db, "begin", hold)
     engine.record_usage(request(key_id))
-    thread = writer(engine)
-    assert thread is not None
     del engine
-    thread.join(10)
+    forgotten.set()
+    wait_until(lambda: threads)
+    [thread] = threads
+    thread.join(30)
     assert not thread.is_alive()
     assert memory.usages.count() == 1
     Engine(memory)
@@ -503,6 +516,8 @@ LOST = """
 import sqlite3, sys
 from datetime import timedelta
 from keysmith import Engine, KeyCreate, SqliteStore, UsageCreate
+from keysmith.engine import buffer
+buffer.INTERVAL = 3600.0
 engine = Engine(SqliteStore(sys.argv[1], busy_timeout=timedelta(milliseconds=10)))
 key = engine.create_key(KeyCreate(name="production")).key
 engine.record_usage(UsageCreate(key_id=key.id, endpoint="/", method="GET", status_code=200))

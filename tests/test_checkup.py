@@ -76,6 +76,7 @@ def test_memory_is_well() -> None:
     assert {each.verdict for each in findings} == {Verdict.OK}
 
 
+@pytest.mark.usefixtures("patient")
 def test_while_services_are_at_work(path: Path) -> None:
     with Engine(SqliteStore(path)) as engine:
         key = engine.create_key(KeyCreate(name="n"))

@@ -11,15 +11,18 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keysmith import Engine
 from keysmith.cli import main
 from keysmith.cli.options import parse_duration
 from tests.adversity import as_nobody, as_root
 from tests.command_line import COMMANDS, FAR, GROUP, Run, Template
+from tests.conftest import TurnableClock
 
 FOREIGN = "somebody-elses-secret-4711"
 UNKNOWN_KEY = "akey_" + "0" * 26
@@ -361,7 +364,14 @@ def test_a_key_that_is_not_good_for_it(
         ),
     ],
 )
-def test_a_key_that_has_reached_a_limit(run: Run, rule: str, told: dict[str, str]) -> None:
+def test_a_key_that_has_reached_a_limit(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: TurnableClock,
+    rule: str,
+    told: dict[str, str],
+) -> None:
+    monkeypatch.setattr("keysmith.cli.session.Engine", partial(Engine, clock=clock))
     policy = json.loads(run(f"policies create limited {rule} --json").stdout)["id"]
     raw_key = json.loads(run("keys create n --json --policy", policy).stdout)["raw_key"]
     assert run("keys validate", input=raw_key).exit_code == 0

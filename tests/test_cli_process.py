@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import codecs
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -159,10 +161,11 @@ def _sit_at_the_terminal() -> None:
 
 def interrupted(process: subprocess.Popen[bytes], interrupt: Callable[[], None]) -> None:
     """Interrupts until it is heard: what comes just before a read is noticed only after it."""
+    time.sleep(0.3)  # by then it reads, as a rule
     while process.poll() is None:
         interrupt()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(5)
+            process.wait(15)
 
 
 class Terminal:
@@ -181,6 +184,7 @@ class Terminal:
             preexec_fn=_sit_at_the_terminal,  # noqa: PLW1509  there are no other threads
         )
         os.close(terminal)
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self.shown = ""
 
     def read_until(self, text: str) -> None:
@@ -190,7 +194,7 @@ class Terminal:
     def _read(self) -> str:
         ready, _, _ = select.select([self._master], [], [], 60)
         assert ready, f"nothing more came after {self.shown!r}"
-        return os.read(self._master, 4096).decode()
+        return self._decode(os.read(self._master, 4096))  # which may end within a character
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())

@@ -12,7 +12,7 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -146,9 +146,13 @@ class TestDamage:
     def test_two_go_on_counting_together_whatever_happens_to_the_file(
         self, data: st.DataObject
     ) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             database = Path(folder) / "keys.db"
-            one, two = FileCounters(database), FileCounters(database)
+
+            def opened() -> FileCounters:
+                return stack.enter_context(closing(FileCounters(database)))
+
+            one, two = opened(), opened()
             keys = [str(number) for number in range(6)]
             for key in keys:
                 one.update(key, add)
@@ -168,7 +172,7 @@ class TestDamage:
                 if abs(counted) < 2**62:
                     assert one.update(key, add) == counted + 1
                     assert two.update(key, add) == counted + 2
-                    assert FileCounters(database).update(key, read) == counted + 2
+                    assert opened().update(key, read) == counted + 2
 
     @pytest.mark.parametrize("left", [0, 1, 15, 16, 17, 100, 655])
     def test_a_record_that_was_cut(self, database: Path, file: Path, left: int) -> None:
@@ -288,7 +292,7 @@ class TestSharing:
         assert (found.st_uid, found.st_gid) == (database.stat().st_uid, database.stat().st_gid)
 
     def test_threads_wait_no_longer_together_than_one_does(self, database: Path) -> None:
-        patience = timedelta(seconds=0.25)
+        patience = timedelta(seconds=2)
         counters = SqliteStore(database, busy_timeout=patience).counters
         counters.update("a", add)
         waited: list[float] = []
@@ -307,7 +311,7 @@ class TestSharing:
             for thread in threads:
                 thread.join()
         assert len(waited) == 8
-        assert max(waited) < 4 * patience.total_seconds()  # one after the other, it were eight
+        assert max(waited) < 7 * patience.total_seconds()  # one after the other, it were eight
         assert counters.update("a", add) == 2
 
     def test_a_process_that_holds_on_is_not_waited_for_for_ever(self, database: Path) -> None:
@@ -398,7 +402,7 @@ threading.Thread(target=counters.update, args=("a", hold)).start()
 inside.wait()
 child = os.fork()
 if not child:
-    signal.alarm(5)
+    signal.alarm(60)
     counters.update("a", len)
     os._exit(0)
 go_on.set()
@@ -420,17 +424,22 @@ def add(cells):
 counters, acknowledged = FileCounters(Path(sys.argv[1])), mmap.mmap(-1, 8)
 counters.update("a", add)
 kills = 60
-for _ in range(kills):
+def acknowledged_so_far():
+    return int.from_bytes(acknowledged, "little")
+
+for number in range(kills):
     child = os.fork()
     if not child:
         while True:
             counters.update("a", add)
-            count = int.from_bytes(acknowledged, "little") + 1
+            count = acknowledged_so_far() + 1
             acknowledged[:] = count.to_bytes(8, "little")
     time.sleep(random.uniform(0.001, 0.01))
+    while acknowledged_so_far() <= number:  # on a machine that is too busy for it to come far
+        time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-print(int.from_bytes(acknowledged, "little") + 2, *counters.update("a", add), kills)
+print(acknowledged_so_far() + 2, *counters.update("a", add), kills)
 """
         acknowledged, counted, different, kills = map(int, run(killing, database).split())
         assert acknowledged > kills

@@ -19,6 +19,8 @@ from keysmith import (
 )
 from tests.conftest import Recorder, create
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keysmith import SqliteStore
-from keysmith.forks import PATIENCE
+from keysmith import SqliteStore, forks
 from tests.elsewhere import ROOT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="takes a system that forks")
@@ -54,7 +53,7 @@ def run(path: Path, script: str, *, code: int = 0) -> str:
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode == code, ended.stderr
     assert "Traceback" not in ended.stderr, ended.stderr
@@ -122,7 +121,7 @@ async def use():
     assert (await bound.get_key(key_id)).name == "production"
     assert (await bound.validate_key(created.raw_key)).key.id == key_id
 
-in_child(lambda: asyncio.run(asyncio.wait_for(use(), 10)))
+in_child(lambda: asyncio.run(asyncio.wait_for(use(), 50)))
 asyncio.run(use())
 asyncio.run(asynchronous.close())
 """,
@@ -328,8 +327,10 @@ assert engine.query_usage() == []
 
 
 def test_a_fork_waits_for_the_transactions_of_other_threads_and_not_for_its_own(
-    path: Path,
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patience = 60.0
+    monkeypatch.setattr(forks, "PATIENCE", patience)
     begun, end = threading.Event(), threading.Event()
     with SqliteStore(path) as store:
         store.migrate()
@@ -342,7 +343,7 @@ def test_a_fork_waits_for_the_transactions_of_other_threads_and_not_for_its_own(
         with store.transaction():
             began = time.monotonic()
             store._database.pause()
-            assert time.monotonic() - began < PATIENCE / 2
+            assert time.monotonic() - began < patience / 2
             store._database.resume()
         worker = threading.Thread(target=work)
         worker.start()
@@ -352,7 +353,7 @@ def test_a_fork_waits_for_the_transactions_of_other_threads_and_not_for_its_own(
         forking.join(0.1)
         assert forking.is_alive()
         end.set()
-        forking.join(PATIENCE / 2)
+        forking.join(patience / 2)
         assert not forking.is_alive()
         worker.join()
         store._database.resume()

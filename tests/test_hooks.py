@@ -43,6 +43,8 @@ from keysmith.engine.keepsakes import keepsake
 from keysmith.raw_keys import mask
 from tests.conftest import START, Recorder, TurnableClock, create
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 class Scene:
     """An engine on a file, its clock, and a key with a policy to do things with."""

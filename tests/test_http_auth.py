@@ -104,7 +104,7 @@ def issue(engine: Engine, **fields: Any) -> str:
 
 
 def get(url: str, path: str, *headers: tuple[str, str]) -> httpx.Response:
-    return httpx.get(url + path, headers=list(headers), trust_env=False)
+    return httpx.get(url + path, headers=list(headers), trust_env=False, timeout=60)
 
 
 def test_a_key_in_either_header(engine: Engine, url: str) -> None:
@@ -228,7 +228,7 @@ def test_problems_of_all_kinds(engine: Engine, url: str) -> None:
     assert (get(url, "/fails/none").status_code, get(url, "/fails/none").content) == (304, b"")
     assert is_problem(get(url, "/fails/item"), 409, "item_taken")["title"] == "Item taken"
     is_problem(get(url, "/nowhere"), 404, "http_404")
-    is_problem(httpx.post(f"{url}/who", trust_env=False), 405, "http_405")
+    is_problem(httpx.post(f"{url}/who", trust_env=False, timeout=60), 405, "http_405")
     broken = is_problem(get(url, "/broken"), 422, "invalid_input")
     assert "secret" not in str(broken)
 
@@ -254,7 +254,7 @@ def test_wrong_input_is_named_and_not_repeated(engine: Engine, url: str) -> None
 
 def test_a_websocket_that_is_asked_for_wrongly(url: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        connect(f"{url.replace('http', 'ws')}/socket?number=sk_live_secret")
+        connect(f"{url.replace('http', 'ws')}/socket?number=sk_live_secret", open_timeout=60)
     assert refused.value.response.status_code == 403
 
 

@@ -44,12 +44,12 @@ BODIES = {
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    engine = Engine(SqliteStore(tmp_path_factory.mktemp("authority") / "keys.db"))
-    engine.store.migrate()
-    for tenant in ("acme", "other", "keysmith"):
-        engine.ensure_scopes([*SCOPES, "users"], tenant_id=tenant)
-    return engine
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with Engine(SqliteStore(tmp_path_factory.mktemp("authority") / "keys.db")) as engine:
+        engine.store.migrate()
+        for tenant in ("acme", "other", "keysmith"):
+            engine.ensure_scopes([*SCOPES, "users"], tenant_id=tenant)
+        yield engine
 
 
 @pytest.fixture(scope="module")

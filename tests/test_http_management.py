@@ -20,14 +20,14 @@ from tests.serving import client, is_problem, serving
 
 NO_KEY, NO_POLICY, NO_SCOPE = (f"{kind}_{'0' * 26}" for kind in ("akey", "kpol", "kscp"))
 READS_AND_WRITES = ("GET", "PATCH", "PUT", "DELETE")
-names = (f"name{number}" for number in count())
+names = (f"name{number:06}" for number in count())
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    engine = Engine(SqliteStore(tmp_path_factory.mktemp("management") / "keys.db"))
-    engine.store.migrate()
-    return engine
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with Engine(SqliteStore(tmp_path_factory.mktemp("management") / "keys.db")) as engine:
+        engine.store.migrate()
+        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def asgi_scope(api: httpx.Client) -> dict[str, Any]:
 
 
 class TestUsage:
-    def test_a_request(self, caller: Caller) -> None:
+    def test_a_request(self, caller: Caller, clock: TurnableClock) -> None:
         api, recorded = caller
         headers = {"User-Agent": "probe/1 " + "x" * 2000, "X-Forwarded-For": "6.6.6.6, 1.2.3.4"}
         assert api.get("/users/17", headers=headers).status_code == 200
@@ -178,7 +178,7 @@ class TestUsage:
         )
         assert (record.ip_address, record.latency_ms) == ("1.2.3.4", 250.0)
         assert record.user_agent == headers["User-Agent"][:1024]
-        assert record.created_at == START
+        assert record.created_at == clock.now
 
     def test_whatever_the_answer(self, caller: Caller) -> None:
         api, recorded = caller
@@ -202,9 +202,10 @@ class TestUsage:
         api, recorded = caller
         assert api.get("/optional").json() is True
         before = len(engine.query_usage())
-        assert httpx.get(f"{url}/optional", trust_env=False).json() is False
-        for key in ("wrong", ""):
-            assert httpx.get(f"{url}/users/1", headers={"X-API-Key": key}, trust_env=False).is_error
+        with client(url) as anyone:
+            assert anyone.get("/optional").json() is False
+            for key in ("wrong", ""):
+                assert anyone.get("/users/1", headers={"X-API-Key": key}).is_error
         assert len(engine.query_usage()) == before
         assert [each.endpoint for each in recorded()] == ["/optional"]
 
@@ -221,7 +222,7 @@ class TestUsage:
         api, recorded = caller
         address = url.replace("http", "ws")
         headers = {"Authorization": api.headers["Authorization"]}
-        with connect(f"{address}/socket", additional_headers=headers) as socket:
+        with connect(f"{address}/socket", additional_headers=headers, open_timeout=60) as socket:
             assert socket.recv() == "caller"
             socket.send("bye")
         for path, key, status in (
@@ -230,7 +231,7 @@ class TestUsage:
             ("/socket", {"X-API-Key": limited(engine, "no scope")}, 403),
         ):
             with pytest.raises(InvalidStatus) as refused:
-                connect(f"{address}{path}", additional_headers=key)
+                connect(f"{address}{path}", additional_headers=key, open_timeout=60)
             assert refused.value.response.status_code == status
         assert [(each.endpoint, each.method, each.status_code) for each in recorded()] == [
             ("/socket", "GET", 101),
@@ -401,7 +402,6 @@ class TestLifespan:
         missing = Engine(SqliteStore(tmp_path / "missing" / "keys.db"))
         with pytest.raises(StoreUnavailableError):
             asyncio.run(start(missing))
-        empty = SqliteStore(tmp_path / "keys.db")
         (tmp_path / "keys.db").touch()
-        with pytest.raises(SchemaOutdatedError):
+        with SqliteStore(tmp_path / "keys.db") as empty, pytest.raises(SchemaOutdatedError):
             asyncio.run(start(Engine(empty)))

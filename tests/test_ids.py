@@ -41,6 +41,15 @@ def test_ids_of_one_moment_sort_as_they_were_made() -> None:
     assert ids == sorted(set(ids))
 
 
+def test_ids_of_usage_that_is_written_meanwhile_change_nothing_about_that() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    ids = []
+    for number in range(100):
+        ids.append(new_id(IdPrefix.KEY, at))
+        new_id(IdPrefix.USAGE, at - timedelta(seconds=number))
+    assert ids == sorted(set(ids))
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "akey_", "akey_" + "0" * 25, "kpol_" + "0" * 26, "akey_" + "8" + "0" * 25, None, 5]

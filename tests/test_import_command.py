@@ -161,7 +161,7 @@ def test_from_standard_input_and_an_empty_one(run: Run) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_between_two_keys(database: Path, file: Path) -> None:
-    lines, before = [line(f"many-{number}") for number in range(5_000)], count(database)
+    lines, before = [line(f"many-{number}") for number in range(20_000)], count(database)
     written(file, *lines)
     with subprocess.Popen(
         [KEYSMITH, "keys", "import", str(file), "--json"],

@@ -9,9 +9,10 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from sqlite3 import connect
 from typing import Any
@@ -74,7 +75,7 @@ def test_all_keys_of_a_tenant_get_new_secrets(
     result = run(line, str(path))
     assert (result.exit_code, result.stderr) == (0, "")
     report = json.loads(result.stdout)
-    assert report.pop("before") < now(opened)
+    assert datetime.fromisoformat(report.pop("before")) < opened.now()
     assert report == {"rotated": 2, "skipped": {}, "failed": [], "left": 0, "output": str(path)}
     assert path.stat().st_mode & 0o777 == 0o600
     assert {line["key"]["id"] for line in lines(path)} == {
@@ -307,10 +308,26 @@ def many(tmp_path: Path) -> tuple[Path, list[str]]:
     return path, raw_keys
 
 
-def start(database: Path, before: str, output: Path) -> subprocess.Popen[str]:
+TO_BE_STOPPED = """
+import time
+from keysmith.cli import main
+from keysmith.cli.new_keys import NewKeysFile
+add, added = NewKeysFile.add, []
+def slower_and_slower(file, created):
+    add(file, created)
+    added.append(created)
+    if len(added) > 100:
+        time.sleep(0.3)
+NewKeysFile.add = slower_and_slower
+main()
+"""
+"""The command; should whoever stops it be held up, it does not get to its end before."""
+
+
+def start(database: Path, before: str, output: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
-            *(KEYSMITH, "keys", "rotate-all", "--tenant", "default", "--yes", "--json"),
+            *(*command, "keys", "rotate-all", "--tenant", "default", "--yes", "--json"),
             *("--before", before, "--output", str(output)),
         ],
         env=environment(KEYSMITH_DATABASE_URL=f"sqlite:///{database}"),
@@ -346,7 +363,7 @@ def test_going_on_after_being_stopped(
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
     with Engine(SqliteStore(database)) as engine:
         before = now(engine)
-        process = start(database, before, first)
+        process = start(database, before, first, sys.executable, "-c", TO_BE_STOPPED)
         with closing(process.stdout), closing(process.stderr):  # type: ignore[arg-type, type-var]
             while not first.exists() or first.stat().st_size < 5_000:
                 assert process.poll() is None, "stopped before the end"
@@ -366,7 +383,7 @@ def test_going_on_after_being_stopped(
         assert 0 < len(in_force) < COUNT
         assert sum(works(engine, raw_key) for raw_key in old) == COUNT - len(in_force)
 
-        with start(database, before, second) as process:
+        with start(database, before, second, KEYSMITH) as process:
             stdout, _ = process.communicate(timeout=60)
         report = json.loads(stdout)
         assert report["rotated"] == COUNT - len(in_force)

@@ -150,6 +150,7 @@ class TestCosts:
         refused(engine, raw_key)
 
 
+@pytest.mark.usefixtures("patient")
 class TestHooks:
     @pytest.mark.parametrize(
         ("fields", "hook"),
@@ -261,6 +262,7 @@ class TestLimiters:
 
             asyncio.run(ask())
 
+    @pytest.mark.usefixtures("patient")
     @pytest.mark.parametrize(("kind", "on_loop"), [(Own, False), (Immediate, True)])
     def test_one_that_may_wait_does_not_hold_up_an_event_loop(
         self, memory: SqliteStore, kind: type[Own], on_loop: bool

@@ -29,6 +29,8 @@ from keysmith.engine.listeners import Listener, finish
 from tests.conftest import Recorder, create
 from tests.plugin_helpers import PROMPT, wait_until
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 class Notes(Plugin):
     """Notes the names of keys that are created and revoked, and the threads that tell of it."""
@@ -84,7 +86,7 @@ class TestHarm:
         for number in range(20):
             create(engine, str(number))
         wait_until(lambda: len(other.notes) == 20)
-        assert hanging.entered.is_set()
+        assert hanging.entered.wait(PROMPT)
         assert hanging.notes == []
         hanging.let_go.set()
         engine.flush()
@@ -133,8 +135,11 @@ class TestHarm:
             create(Engine(memory, plugins=[Inline(KeyboardInterrupt())]))
 
     def test_one_that_sleeps_is_waited_for_by_nobody(self, memory: SqliteStore) -> None:
+        created = threading.Event()
+
         class Slow(Notes):
             def on_key_created(self, key: Any) -> None:
+                created.wait(PROMPT)  # however slow the calls are
                 time.sleep(0.05)
                 super().on_key_created(key)
 
@@ -143,6 +148,7 @@ class TestHarm:
         for _ in range(10):
             create(engine)
         assert len(slow.notes) < 10
+        created.set()
         wait_until(lambda: len(other.notes) == 10)
         engine.flush()
         assert len(slow.notes) == 10
@@ -190,15 +196,31 @@ class TestHarm:
         assert listener._queue.qsize() <= 4, "waiting in vain adds up to nothing"
 
     def test_close_waits_only_so_long(
-        self, hanging: Hanging, caplog: pytest.LogCaptureFixture
+        self,
+        hanging: Hanging,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         other = Notes()
         hooks = Hooks([hanging, other])
         for name in "abc":
             hooks.fire("on_key_created", KeyCreate(name=name))
-        began = time.monotonic()
+        assert hanging.entered.wait(PROMPT)
+        [_, of_other] = hooks._listeners
+        left: list[float] = []
+
+        def join(listener: Listener, deadline: float) -> None:
+            left.append(deadline - time.monotonic())
+            if listener is of_other:  # which ends at once, but for a machine that is busy
+                assert listener._thread is not None
+                listener._thread.join(PROMPT)
+            finish_one(listener, deadline)
+
+        finish_one = Listener.join
+        monkeypatch.setattr(Listener, "join", join)
         hooks.close(0.1)
-        assert time.monotonic() - began < listeners.PATIENCE
+        assert len(left) == 2
+        assert max(left) < 1
         assert other.notes == ["a", "b", "c", "shutdown"]
         [record] = caplog.records
         assert record.getMessage() == (
@@ -209,6 +231,8 @@ class TestHarm:
         wait_until(lambda: hanging.notes == ["a", "b", "c", "shutdown"])
 
     def test_a_plugin_may_flush_and_close_in_a_hook(self, tmp_path: Path) -> None:
+        """One that waited for itself would do so for longer than this does."""
+
         class Meddler(Notes):
             def on_key_created(self, key: Any) -> None:
                 engine.flush()
@@ -219,10 +243,8 @@ class TestHarm:
         store.migrate()
         meddler = Meddler()
         engine = Engine(store, plugins=[meddler])
-        began = time.monotonic()
         create(engine)
         wait_until(lambda: meddler.notes == ["closed", "shutdown"])
-        assert time.monotonic() - began < listeners.PATIENCE
         with pytest.raises(StoreUnavailableError):
             engine.health()
 
@@ -373,7 +395,7 @@ class TestProcesses:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )
         assert result.returncode == 0, result.stderr
         return result.stdout
@@ -398,6 +420,8 @@ PRELUDE = """
 import os, sys, threading, time
 from keysmith import Engine, KeyCreate, Plugin, SqliteStore
 from keysmith.engine import listeners
+
+listeners.PATIENCE = 30.0  # of the end of the process
 
 def say(text):
     os.write(1, f"{text}\\n".encode())
@@ -483,9 +507,9 @@ def test_what_was_told_last_is_not_kept() -> None:
     kept = weakref.ref(told)
     listener.tell("on_key_created", lambda _: heard.set(), (told,))
     del told
-    assert heard.wait(10)
-    deadline = time.monotonic() + 10
+    assert heard.wait(PROMPT)
+    deadline = time.monotonic() + PROMPT
     while kept() is not None and time.monotonic() < deadline:
         gc.collect()
     assert kept() is None
-    finish({listener: None}, 10)
+    finish({listener: None}, PROMPT)
