@@ -287,6 +287,7 @@ def test_a_batch_of_any_size_is_all_or_nothing(memory: SqliteStore) -> None:
     assert memory.usages.count() == 1_500
 
 
+@pytest.mark.usefixtures("patient")
 def test_purging_goes_in_steps_and_leaves_aggregates(engine: Engine) -> None:
     store = engine.store
     key_ids = [a_key(engine, tenant_id=tenant) for tenant in ("acme", "globex")]
