@@ -154,7 +154,7 @@ class TestFile:
         writers = [
             subprocess.Popen([sys.executable, "-c", WRITER, path, name]) for name in ("a", "b")
         ]
-        assert [writer.wait(60) for writer in writers] == [0, 0]
+        assert [writer.wait(120) for writer in writers] == [0, 0]
         written = [(entry["who"], int(entry["code"])) for entry in entries(path)]
         assert len(written) == 1000
         for name in "ab":
