@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -29,10 +30,16 @@ def redis_server(folder: Path, password: str = "") -> Iterator[str]:
     )
     try:
         deadline = time.monotonic() + 60
-        while not path.exists():
+        while not _answers(path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield f"redis+unix://{f':{password}@' if password else ''}{path}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
+
+
+def _answers(path: Path) -> bool:
+    """The socket is there a moment before anybody listens on it."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
