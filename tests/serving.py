@@ -23,7 +23,7 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while not server.started:
                 assert thread.is_alive()
                 assert time.monotonic() < deadline
@@ -31,7 +31,7 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)
 
 
 def client(url: str, raw_key: str | None = None, **options: Any) -> httpx.Client:

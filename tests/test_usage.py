@@ -218,7 +218,7 @@ def test_two_processes_count_the_same_days_of_a_key_at_once(path: Path) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         for process in processes:
-            process.communicate("go\n", timeout=60)
+            process.communicate("go\n", timeout=120)
             assert process.returncode == 0
         assert engine.store.usages.count() == 3000
         assert engine.store.usages.monthly_count(key_id, date(2024, 1, 9)) == 1500 + 60
