@@ -62,11 +62,13 @@ def test_all_processes_together_get_what_the_policy_allows(
 
 def first_to_have(grants: int, started: list[Hammer]) -> Hammer:
     """Not one that was chosen before: the others may leave it none."""
-    while True:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         for hammer in started:
             if len(hammer.grants()) >= grants:
                 return hammer
         time.sleep(0.002)
+    raise AssertionError("nobody was granted so many")
 
 
 CLOCKS = """
