@@ -75,7 +75,7 @@ def _use(engine: Engine, shared: str, done: Work, end: float) -> None:
         created = engine.create_key(KeyCreate(name="n"))
         raw_key, key_id = created.raw_key, created.key.id
         done.keys[key_id] = _told(created)
-        while time.monotonic() < end:
+        while not done.waits or time.monotonic() < end:
             began = time.perf_counter()
             own = done.keys[key_id]
             match random.randrange(4):

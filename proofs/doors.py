@@ -114,7 +114,7 @@ def use_the_server(folder: Path, strange: list[str]) -> Door:
 
     with keysmith_serve(folder, "--log-level", "debug") as served:
         url, root_key = served.url(), served.root_key()
-        with httpx.Client(base_url=f"{url}/v1", trust_env=False) as client:
+        with httpx.Client(base_url=f"{url}/v1", trust_env=False, timeout=60) as client:
             root = {"Authorization": f"Bearer {root_key}"}
             created = client.post("/keys", json={"name": "n"}, headers=root)
             shown(created, issued=1)

@@ -27,7 +27,11 @@ LEFT, QUICK_LEFT = 9_000, 500
 AMID_WORK = """
 import gc
 import sqlite3
+from keysmith import forks
+from keysmith.stores import credentials
 from keysmith.stores.sqlite_connections import FileConnection
+
+forks.PATIENCE = credentials.PATIENCE = 30.0  # a thread may be kept from going on for seconds
 
 def is_open(connection):
     try:

@@ -46,7 +46,7 @@ from keysmith.models.policies import Network, Origin, PathGlob
 from keysmith.raw_keys import ALPHABET, KeyGenerator, check_form, mask
 
 LONGEST = 1.0
-"""Seconds that an input may take."""
+"""Seconds of the processor's time that an input may take: on a busy machine all takes long."""
 
 LONG = 8_000
 """Characters: as many as a server takes in a header."""
@@ -411,12 +411,12 @@ def at_length(target: Target) -> Iterator[bytes]:
 def try_one(target: Target, data: bytes) -> None:
     """Tries an input. Raises `AssertionError` with it where anything is wrong."""
     text = text_of(target, data)
-    began = time.perf_counter()
+    began = time.thread_time()
     try:
         target(text)
     except Exception as error:
         raise AssertionError(f"{target.__name__}: {text!r}: {error!r}") from error
-    took = time.perf_counter() - began
+    took = time.thread_time() - began
     assert took < LONGEST, f"{target.__name__}: {text!r} took {took:.1f} s"
 
 

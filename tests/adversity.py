@@ -51,8 +51,8 @@ def read_only(store: SqliteStore) -> Iterator[None]:
     def refuse(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA query_only = ON")
 
-    store.db.dispose()
     sa.event.listen(store.db, "connect", refuse)
+    store.db.dispose()  # and not before: others may be opening connections
     try:
         yield
     finally:

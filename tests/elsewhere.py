@@ -43,7 +43,7 @@ class Elsewhere:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=120)
 
 
 def _do(engine: Engine, deed: str, *arguments: str) -> str | None:

@@ -1,9 +1,7 @@
-"""What the tests of plugins share: patience, and an engine in which everything happens."""
+"""What the tests of plugins share: an engine in which everything happens."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
@@ -18,16 +16,6 @@ from keysmith import (
     ScopeUpdate,
 )
 from tests.conftest import TurnableClock
-
-PROMPT = 20.0
-"""Seconds in which what should happen at once has happened, on a busy machine, too."""
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PROMPT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.002)
 
 
 def everything_happens(engine: Engine, clock: TurnableClock) -> list[str]:

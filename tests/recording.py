@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -21,9 +22,13 @@ from keysmith import (
 )
 from keysmith.engine import buffer
 from keysmith.engine.hooks import Hooks
+from keysmith.plugins import Webhooks, webhooks
 
 FOREVER = timedelta(seconds=30)
 BRIEF = timedelta(milliseconds=20)
+
+PROMPT = 60.0
+"""Seconds in which what should happen at once has happened, on a busy machine, too."""
 
 
 @pytest.fixture
@@ -40,9 +45,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plugins are waited for, however long a busy machine has them wait."""
-    for call in (Hooks.flush, Hooks.close):
-        monkeypatch.setattr(call, "__defaults__", (60.0,))
+    """Plugins are waited for until they are done: a busy machine may pause for seconds."""
+    for wait in (Hooks.flush, Hooks.close, Webhooks.flush):
+        monkeypatch.setattr(wait, "__defaults__", (2 * PROMPT,))
+    monkeypatch.setattr(webhooks, "PATIENCE", 2 * PROMPT)
 
 
 def a_key(engine: Engine, **fields: Any) -> str:
@@ -60,11 +66,10 @@ def writer(engine: Engine) -> threading.Thread | None:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        threading.Event().wait(0.005)
-    raise AssertionError("it never came to that")
+    deadline = time.monotonic() + PROMPT
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.005)
 
 
 def exact(latencies: Sequence[float], fraction: float) -> float:

@@ -27,7 +27,7 @@ from keysmith.engine import listeners
 from keysmith.engine.hooks import HOOKS, Hooks
 from keysmith.engine.listeners import Listener, finish
 from tests.conftest import Recorder, create
-from tests.plugin_helpers import PROMPT, wait_until
+from tests.recording import PROMPT, wait_until
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 

@@ -332,6 +332,7 @@ class TestReport:
 
 MAINTAIN = """
 import sys
+from datetime import timedelta
 from keysmith import Engine, Plugin, SqliteStore
 
 class Telling(Plugin):
@@ -341,7 +342,8 @@ class Telling(Plugin):
     def on_grace_ended(self, key, rotation):
         print("ended", rotation.id)
 
-with Engine(SqliteStore(sys.argv[1]), plugins=[Telling()]) as engine:
+store = SqliteStore(sys.argv[1], busy_timeout=timedelta(minutes=2))
+with Engine(store, plugins=[Telling()]) as engine:
     print("ready", flush=True)
     sys.stdin.readline()
     report = engine.maintain()

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,11 @@ def tables(path: Path) -> set[str]:
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     connection.close()
     return {name for (name,) in rows}
+
+
+def dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
 
 
 def alembic(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -163,7 +169,12 @@ def test_file_names_are_in_the_order_of_the_revisions() -> None:
     assert list(revisions()) == [script.revision for script in walked][::-1]
 
 
-MIGRATE = "import sys; from keysmith import SqliteStore; SqliteStore(sys.argv[1]).migrate()"
+MIGRATE = """
+import sys
+from datetime import timedelta
+from keysmith import SqliteStore
+SqliteStore(sys.argv[1], busy_timeout=timedelta(minutes=2)).migrate()
+"""
 
 
 def test_ten_processes_at_once_on_a_missing_file(tmp_path: Path) -> None:
@@ -201,11 +212,11 @@ def upgrade():
     with SqliteStore(path) as store:
         store.migrate()
         fill(path)
-        before = list(sqlite3.connect(path).iterdump())
+        before = dump(path)
         monkeypatch.setattr(migrations, "scripts_folder", lambda: copy)
         with pytest.raises(SchemaOutdatedError, match="keysmith_nothing"):
             store.migrate()
-        assert list(sqlite3.connect(path).iterdump()) == before
+        assert dump(path) == before
         monkeypatch.undo()
         store.migrate()
         a_key(store)

@@ -21,6 +21,8 @@ from keysmith.plugins import AuditLog, EventPlugin, Metrics, Webhooks
 from keysmith.plugins.events import EVENT_TYPES
 from tests.test_plugins_metrics import Statistics, WithCache
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "plugins.md").read_text()
 README = (ROOT / "README.md").read_text()

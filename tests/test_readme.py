@@ -6,13 +6,13 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +41,14 @@ def bash(script: str, folder: Path, **variables: str) -> str:
     return result.stdout
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def found_in(log: Path, pattern: str, process: subprocess.Popen[Any]) -> re.Match[str]:
+    """What a process that was started writes into the file, once it is there."""
+    deadline = time.monotonic() + 120
+    while not (found := re.search(pattern, log.read_text())):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 @pytest.fixture
@@ -55,34 +59,26 @@ def served(tmp_path: Path) -> Iterator[tuple[str, int]]:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     (tmp_path / ".venv" / ".ready").touch()
-    port = free_port()
-    process = subprocess.Popen(
-        ["make", "serve", f"ARGS=--port {port}"],
-        cwd=tmp_path,
-        env={
-            k: v for k, v in os.environ.items() if k not in {"KEYSMITH_DATABASE_URL", "MAKEFLAGS"}
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        root_key = next(
-            match[0] for line in process.stdout if (match := re.search(r"\w+_live_\w{49}", line))
+    with (tmp_path / "out").open("w") as out, (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["make", "serve", "ARGS=--port 0"],
+            cwd=tmp_path,
+            env={
+                k: v
+                for k, v in os.environ.items()
+                if k not in {"KEYSMITH_DATABASE_URL", "MAKEFLAGS"}
+            },
+            stdout=out,
+            stderr=log,
+            start_new_session=True,
         )
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        yield root_key, port
+    try:
+        port = found_in(tmp_path / "log", r"running on http://127\.0\.0\.1:(\d+)", process)[1]
+        root_key = found_in(tmp_path / "out", r"\w+_live_\w{49}", process)[0]
+        yield root_key, int(port)
     finally:
         os.killpg(process.pid, 15)
-        process.communicate(timeout=30)
+        process.wait(60)
 
 
 def test_five_minutes_with_the_server(served: tuple[str, int], tmp_path: Path) -> None:
@@ -123,9 +119,20 @@ def run_python(script: str, folder: Path) -> list[str]:
     return result.stdout.splitlines()
 
 
+STANDING_STILL = """
+import datetime, keysmith.clock
+class Still(datetime.datetime):
+    moment = datetime.datetime.now(datetime.UTC)
+    now = classmethod(lambda cls, _: cls.moment)
+keysmith.clock.datetime = Still
+"""
+"""Neither the second of a burst ends meanwhile, nor the day."""
+
+
 def test_limits_and_metering(tmp_path: Path) -> None:
     sections = ("In Python", "Limits", "Metering")
-    script = "\n".join(block for section in sections for block in blocks(section, "python"))
+    snippets = [block for section in sections for block in blocks(section, "python")]
+    script = "\n".join([STANDING_STILL, *snippets])
     left, again, *metered = run_python(script, tmp_path)[-6:]
     assert left.startswith("90 left until ")
     assert re.fullmatch(r"again in [01]\.\d+ seconds", again)
@@ -156,15 +163,10 @@ def fastapi_service(folder: Path) -> Iterator[str]:
             stderr=log,
         )
     try:
-        deadline = time.monotonic() + 60
-        while not (found := re.search(r"http://\S+", (folder / "service.log").read_text())):
-            assert process.poll() is None, (folder / "service.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield found[0]
+        yield found_in(folder / "service.log", r"running on (http://\S+)", process)[1]
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def test_in_a_fastapi_service(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Served:
         return key
 
     def url(self, workers: int = 1) -> str:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             log = self.logged()
             found = re.search(r"running on (http://127\.0\.0\.1:\d+)", log)
@@ -84,7 +84,7 @@ def keysmith_serve(folder: Path, *options: str, **variables: str) -> Iterator[Se
         yield Served(process, folder)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
 
 
 def test_what_is_done_is_noted_by_the_server_and_by_commands(tmp_path: Path) -> None:
@@ -300,7 +300,9 @@ def test_servers_on_several_machines_count_together(
     with Engine(SqliteStore(tmp_path / "a.db")) as engine:
         engine.store.migrate()
         root_key = prepare(engine)
-        policy = engine.create_policy(PolicyCreate(name="p", rate_limit=2))
+        policy = engine.create_policy(
+            PolicyCreate(name="p", rate_limit=2, rate_limit_window="PT1H")
+        )
         raw_key = engine.create_key(KeyCreate(name="n", policy_id=policy.id)).raw_key
     shutil.copy(tmp_path / "a.db", tmp_path / "b.db")
     caplog.set_level("DEBUG")

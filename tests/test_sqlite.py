@@ -265,24 +265,18 @@ for call in (store.ping, store.keys.list, lambda: a_key(store), store.migrate):
     ],
 )
 def test_permissions(
-    path: Path, file_mode: int, folder_mode: int, expected: list[str], tmp_path: Path
+    path: Path, file_mode: int, folder_mode: int, expected: list[str], open_folder: Path
 ) -> None:
-    # pytest's own folders let nobody else in, so the database moves to one that does.
-    folder = Path(f"/tmp/keysmith-test-{os.getpid()}-{tmp_path.name}")
-    folder.mkdir()
-    try:
-        shutil.copy(path, folder / "keys.db")
-        (folder / "keys.db").chmod(file_mode)
-        folder.chmod(folder_mode)
-        result = subprocess.run(
-            [sys.executable, "-c", READ_ONLY, str(folder / "keys.db")],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.stdout.split() == expected, result.stderr
-    finally:
-        shutil.rmtree(folder)
+    shutil.copy(path, open_folder / "keys.db")
+    (open_folder / "keys.db").chmod(file_mode)
+    open_folder.chmod(folder_mode)
+    result = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, str(open_folder / "keys.db")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.split() == expected, result.stderr
 
 
 def test_a_store_that_was_closed(path: Path) -> None:
@@ -350,7 +344,7 @@ def test_a_writer_has_its_turn_as_soon_as_the_other_is_done(path: Path) -> None:
     with SqliteStore(path) as store:
         other = threading.Thread(target=hold)
         other.start()
-        assert holding.wait(10)
+        assert holding.wait(60)
         a_key(store)
         other.join()
 

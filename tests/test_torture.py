@@ -61,7 +61,7 @@ def test_secrets_are_found_in_part_and_wherever_they_are(shown: bytes) -> None:
 
 
 def test_the_last_line_of_a_trial_is_its_figure() -> None:
-    outcome = torture.run("kept", KEPT, 20)
+    outcome = torture.run("kept", KEPT, 120)
     assert outcome.passed
     assert outcome.told == "1 of 1"
 
@@ -69,10 +69,10 @@ def test_the_last_line_of_a_trial_is_its_figure() -> None:
 @pytest.mark.parametrize(
     ("script", "limit", "told"),
     [
-        (BROKEN, 20, "AssertionError: a key came back to life"),
-        (f"{LATER}; {BROKEN}", 20, "AssertionError: a key came back to life"),
-        ("import os; os._exit(3)", 20, "It ended with exit code 3."),
-        ("pass", 20, "It printed no figure."),
+        (BROKEN, 120, "AssertionError: a key came back to life"),
+        (f"{LATER}; {BROKEN}", 120, "AssertionError: a key came back to life"),
+        ("import os; os._exit(3)", 120, "It ended with exit code 3."),
+        ("pass", 120, "It printed no figure."),
         (STUCK, 0.5, "It did not end within 0.5 s."),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_broken_promise_is_an_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, scripts = torture.run, [KEPT, BROKEN, KEPT, KEPT]
-    monkeypatch.setattr(torture, "TRIALS", {"crash": 20, "contention": 20})
+    monkeypatch.setattr(torture, "TRIALS", {"crash": 120, "contention": 120})
     monkeypatch.setattr(torture, "run", lambda name, _, limit: run(name, scripts.pop(0), limit))
     document = tmp_path / "reliability.md"
     document.write_text(f"before\n{torture.BEGIN}\n{torture.END}\nafter\n")

@@ -29,6 +29,8 @@ from keysmith import (
 )
 from tests.conftest import Recorder, TurnableClock
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 BRIEF = timedelta(milliseconds=50)
 
 CHANGES = [

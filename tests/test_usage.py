@@ -218,7 +218,7 @@ def test_two_processes_count_the_same_days_of_a_key_at_once(path: Path) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         for process in processes:
-            process.communicate("go\n", timeout=60)
+            process.communicate("go\n", timeout=120)
             assert process.returncode == 0
         assert engine.store.usages.count() == 3000
         assert engine.store.usages.monthly_count(key_id, date(2024, 1, 9)) == 1500 + 60
@@ -287,6 +287,7 @@ def test_a_batch_of_any_size_is_all_or_nothing(memory: SqliteStore) -> None:
     assert memory.usages.count() == 1_500
 
 
+@pytest.mark.usefixtures("patient")
 def test_purging_goes_in_steps_and_leaves_aggregates(engine: Engine) -> None:
     store = engine.store
     key_ids = [a_key(engine, tenant_id=tenant) for tenant in ("acme", "globex")]

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from keysmith import Engine, KeyCreate, Period, SqliteStore, UsageCreate
 from keysmith.cli.app import app
-
-TODAY = datetime.now(UTC)
+from tests.conftest import START as TODAY
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("keysmith.cli.usage.utc_now", lambda: TODAY)
     path = tmp_path / "keys.db"
     with Engine(SqliteStore(path)) as engine:
         engine.store.migrate()
