@@ -15,6 +15,8 @@ from types import FrameType
 ROOT = Path(__file__).parent.parent
 ODDS = {str(ROOT / "tests"): 0.02, str(ROOT / "keysmith"): 0.001}
 LONGEST = 0.1
+CHANCE = random.Random()
+"""Of its own: Hypothesis sets the common one back for each example."""
 
 
 def pytest_configure() -> None:
@@ -28,6 +30,6 @@ def _delay(frame: FrameType, _event: str, _argument: object) -> None:
         return  # a lambda or a comprehension: within one statement, and run for each of many
     for folder, odds in ODDS.items():
         if code.co_filename.startswith(folder):
-            if random.random() < odds:
-                time.sleep(random.uniform(0, LONGEST))
+            if CHANCE.random() < odds:
+                time.sleep(CHANCE.uniform(0, LONGEST))
             return
