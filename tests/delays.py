@@ -24,6 +24,11 @@ def pytest_configure() -> None:
     sys.setprofile(_delay)
 
 
+def pytest_unconfigure() -> None:
+    threading.setprofile(None)
+    sys.setprofile(None)
+
+
 def _delay(frame: FrameType, _event: str, _argument: object) -> None:
     code = frame.f_code
     if code.co_name.startswith("<"):
