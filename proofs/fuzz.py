@@ -20,7 +20,8 @@ from proofs.fuzzing import TARGETS, Target, at_length, by_chance, try_one
 
 PROMISE = (
     "Whatever a stranger sends as a key, a header, an address, a path, an origin, a duration or a "
-    "cursor is read rightly or refused with a documented error, within a second."
+    "cursor is read rightly or refused with a documented error, within a second of "
+    "the processor's time."
 )
 BROKEN = (
     "`*` in a path glob matched an empty segment; `parse_duration` let `OverflowError` out; the "
