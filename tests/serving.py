@@ -15,8 +15,12 @@ import uvicorn
 
 @contextmanager
 def serving(app: Any, **options: Any) -> Iterator[str]:
-    """Serves the application from a thread; gives its URL."""
-    config = uvicorn.Config(app, log_config=None, proxy_headers=False, **options)
+    """Serves the application from a thread; gives its URL.
+
+    Clients may pause: it keeps their connections, so that none is closed as it is used again.
+    """
+    kept = {"timeout_keep_alive": 300}
+    config = uvicorn.Config(app, log_config=None, proxy_headers=False, **(kept | options))
     server = uvicorn.Server(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
