@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,18 @@ from typing import Any
 
 import httpx
 import uvicorn
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A free port of loopback for a server, which on Linux nobody else is given meanwhile."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port: int = reserved.getsockname()[1]
+        if sys.platform != "linux":
+            reserved.close()  # other systems would keep it from the server, too
+        yield port
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from keysmith import SqliteStore, metadata
 from keysmith.stores.schema import VERSION_TABLE
+from tests.serving import reserved_port
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -58,16 +58,13 @@ def test_the_notes_service(service: Path) -> None:
     assert install.startswith("pip install '../..[server]'")
     *steps, change_the_table = steps
     start = next(step for step in steps if step.startswith("uvicorn"))
-    with socket.socket() as reserved:  # nobody else is given the port meanwhile
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("127.0.0.1", 0))
-        port = str(reserved.getsockname()[1])
+    with reserved_port() as port:
         listening = (
             f"for _ in $(seq 600); do (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; "
             "kill -0 $! || exit 9; sleep 0.1; done; trap 'kill %1; wait %1 || true' EXIT\n"
         )
         script = "\n".join(step + (listening if step == start else "") for step in steps)
-        shown = bash(script.replace("8001", port), service)
+        shown = bash(script.replace("8001", str(port)), service)
     assert "No new upgrade operations detected." in shown
     assert '"text":"Milk"' in shown
     assert '"written_with":"Laptop"' in shown

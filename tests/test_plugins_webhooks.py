@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shutil
 import socket
@@ -15,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +41,7 @@ from keysmith.raw_keys import mask
 from tests.conftest import START, TurnableClock
 from tests.plugin_helpers import HAPPENED, everything_happens
 from tests.recording import PROMPT, wait_until
+from tests.serving import reserved_port
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -68,12 +69,9 @@ class Receiver:
         self.requests: list[Request] = []
         self.answer: Callable[[Request], int | tuple[int, dict[str, str]]] = lambda _: 204
         self.server: ThreadingHTTPServer | None = None
-        with socket.socket() as reserved:
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserved.bind(("127.0.0.1", 0))
-            self.port = reserved.getsockname()[1]
-            if sys.platform == "linux":  # others would not let a server have it, too
-                weakref.finalize(self, os.close, reserved.detach())
+        reserved = ExitStack()
+        self.port = reserved.enter_context(reserved_port())
+        weakref.finalize(self, reserved.close)  # also while it is down
 
     @property
     def url(self) -> str:
